@@ -1,0 +1,51 @@
+# Every target does its own set-up and works on a fresh clone that has only Python, git and make.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+RUN_STAMP := .venv/.run-ready
+DEV_STAMP := .venv/.dev-ready
+SOURCES := operator/pyproject.toml trainer/pyproject.toml
+
+.PHONY: help quickstart test lint perf chaos lock generate clean
+
+##@ First steps
+
+help: ## Print this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(RUN_STAMP) ## Run a whole verified search on this machine's CPU (about 6 minutes, no key, no GPU)
+	@$(BIN)/autoresearch run examples/quickstart.yaml --workdir runs/quickstart
+
+##@ Checks
+
+test: $(DEV_STAMP) ## Run every check that needs no root, no GPU and no cluster: lint, types, contracts, drift, tests
+	@scripts/test
+
+lint: $(DEV_STAMP) ## Run the static checks alone
+	@scripts/lint
+
+perf: $(DEV_STAMP) ## Measure the figures of docs/benchmarks.md at full size on this machine
+	@scripts/perf
+
+chaos: $(DEV_STAMP) ## Kill a run 100 times at random instants and compare it with an undisturbed one
+	@AUTORESEARCH_FULL=1 $(BIN)/python -m pytest tests/chaos
+
+##@ Upkeep
+
+lock: .tools/ready ## Compile the hash-locked requirement files from the two pyproject files
+	@scripts/lock
+
+generate: $(DEV_STAMP) ## Rewrite what is generated from code (the reference pages)
+	@$(BIN)/python scripts/generate_docs.py
+
+clean: ## Remove environments and caches of this checkout (runs/ is yours and stays)
+	@rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis .pytest_cache .import_linter_cache
+
+.tools/ready: requirements/uv.txt scripts/bootstrap
+	@scripts/bootstrap tools
+
+$(RUN_STAMP): .tools/ready requirements/run.txt $(SOURCES)
+	@scripts/bootstrap run
+
+$(DEV_STAMP): .tools/ready requirements/dev.txt $(SOURCES)
+	@scripts/bootstrap dev

@@ -134,3 +134,86 @@ class FailedReason(StrEnum):
     """The unedited source gives no score: mend it before searching."""
     CONSECUTIVE_FAILURES = "ConsecutiveFailures"
     """limits.consecutiveFailures candidates in a row were Invalid."""
+
+
+class TrialStatusPhase(StrEnum):
+    """How far a trial has come, as `status.trials[]` of an Experiment shows it."""
+
+    RUNNING = "Running"
+    """It waits for its pod, or runs."""
+    SCORED = "Scored"
+    """It has a score."""
+    INVALID = "Invalid"
+    """It gave no score, through the candidate's own fault; `reason` says which."""
+    STARVED = "Starved"
+    """The machine was slower than the tier's usual: measured again, free."""
+    LOST = "Lost"
+    """An infrastructure fault: measured again, free, at most five times."""
+
+
+class ConditionType(StrEnum):
+    """What a condition of a ResearchRun or an Experiment is about."""
+
+    READY = "Ready"
+    """The run has all it needs to begin: source, credentials, data, nodes."""
+    PROGRESSING = "Progressing"
+    """Candidates are being measured, or why not."""
+    BRANCH_UPDATED = "BranchUpdated"
+    """The branch in git holds every accepted edit."""
+    ISOLATED = "Isolated"
+    """A candidate can reach neither the network nor the data it is scored on."""
+    COMPLETE = "Complete"
+    """The run ended well."""
+    FAILED = "Failed"
+    """The run cannot go on."""
+    FINISHED = "Finished"
+    """Of an Experiment: its verdict is final; the reason is the verdict's."""
+
+
+class ReadyReason(StrEnum):
+    """Why a run can, or cannot, begin."""
+
+    VERIFIED = "Verified"
+    """Source, credentials, data and nodes were found and tried."""
+    SOURCE_NOT_FOUND = "SourceNotFound"
+    """The repository, the ref or an editable path does not exist."""
+    CREDENTIALS_REJECTED = "CredentialsRejected"
+    """The git server or the model's server refused the Secret's credentials."""
+    SECRET_NOT_ALLOWED = "SecretNotAllowed"  # noqa: S105 - a reason, not a password
+    """The Secret is not labelled for use, or not for the host that the URL names."""
+    SOURCE_TOO_LARGE = "SourceTooLarge"
+    """The candidate's files are over 700 KiB packed."""
+    DATA_NOT_SHARED = "DataNotShared"
+    """The data claim cannot be mounted by as many pods as the tiers run at once."""
+    NO_MATCHING_NODE = "NoMatchingNode"
+    """No node has the tier's resource, product and labels."""
+    PODS_FORBIDDEN = "PodsForbidden"
+    """The API server refused a trial's pod; the message is its sentence."""
+    IMAGE_PULL = "ImagePull"
+    """The trainer's image could not be pulled; the message is the kubelet's."""
+    BRANCH_IN_USE = "BranchInUse"
+    """Another run pushes to the same branch."""
+
+
+class BranchUpdatedReason(StrEnum):
+    """Whether git holds what was accepted."""
+
+    UP_TO_DATE = "UpToDate"
+    """The branch holds every accepted edit."""
+    DIVERGED = "Diverged"
+    """Somebody else's commits are on the branch; accepted edits are put on top of them."""
+    PUSH_REJECTED = "PushRejected"
+    """The git server refused the push; the message is its sentence."""
+    GIT_UNAVAILABLE = "GitUnavailable"
+    """The git server cannot be reached; the push is tried again."""
+
+
+class IsolatedReason(StrEnum):
+    """Whether candidates are confined."""
+
+    ENFORCED = "Enforced"
+    """A trial tried to get out and could not."""
+    NETWORK_POLICY_NOT_ENFORCED = "NetworkPolicyNotEnforced"
+    """The cluster's network does not carry out NetworkPolicies, and a trial of several GPUs needs them."""
+    SELF_REPORTED = "SelfReported"
+    """Scores are the candidates' own words; no isolation makes them true."""

@@ -166,6 +166,17 @@ _UNIT_WORDS = (
 )
 
 
+def hinted_duration_seconds(text: str) -> float | None:
+    """The seconds that somebody means by `5m` or `5 min`, or None: only for hints, never for values."""
+    if _DURATION.fullmatch(text):
+        return Duration(text).seconds
+    if match := _LOOSE_DURATION.fullmatch(text):
+        for words, unit in _UNIT_WORDS:
+            if match[2].lower() in words:
+                return float(match[1]) * _SECONDS[unit]
+    return None
+
+
 def _duration_hint(value: object) -> str:
     text = str(value).strip()
     if match := _LOOSE_DURATION.fullmatch(text):

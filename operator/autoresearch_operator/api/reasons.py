@@ -55,6 +55,8 @@ class VerdictReason(StrEnum):
     """It passed against an older incumbent and goes on as a Combination on the new one."""
     MEASURED = "Measured"
     """A baseline or an ablation: it was measured for comparison, not for acceptance."""
+    NOT_MEASURED = "NotMeasured"
+    """The run ended before this candidate had the runs that a decision needs."""
     VRAM_LIMIT = "VRAMLimit"
     """Peak device memory is above the tier's maxVRAM."""
     CUDA_OUT_OF_MEMORY = "CUDAOutOfMemory"

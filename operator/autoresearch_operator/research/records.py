@@ -88,6 +88,8 @@ class TrialRecord:
     slot: int | None = None
     curve: tuple[tuple[int, float], ...] = ()
     """At most 8 points of (tokens seen, training loss in nats per token)."""
+    cpu_seconds: float | None = None
+    """CPU time of training, the candidate's whole process tree, as the kernel counted it."""
 
     @property
     def finished(self) -> bool:
@@ -150,6 +152,8 @@ class Observed:
     suspended: bool = False
     slots: int = 1
     """Trials that may run at once (the tier's maxParallel, or the machine's slots in local mode)."""
+    proposal_dollars: float = 0.0
+    """Spent on language models so far; counts towards limits.dollars."""
 
 
 @dataclass(frozen=True, slots=True)

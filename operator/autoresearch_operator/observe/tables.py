@@ -1,0 +1,396 @@
+"""`results` and `show`: tables for terminals, TSV and JSON for scripts, all from one RunSummary."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from autoresearch_operator.api.reasons import ExperimentKind, Verdict, VerdictReason
+from autoresearch_operator.observe.summary import Row, RunSummary
+from autoresearch_operator.observe.text import (
+    MISSING,
+    bpb,
+    clean,
+    clean_block,
+    duration,
+    plural,
+    rate,
+    signed,
+    size,
+    visible,
+    with_error,
+)
+from autoresearch_operator.observe.why import explain, helps_words, trial_purpose_words
+from autoresearch_operator.research.records import TrialRecord
+
+SHOWN_ROWS = 200
+DIFF_LINES = 400
+# A mark beside every colour: one reader in twelve cannot tell red from green.
+_MARKS = {Verdict.ACCEPTED: ("✓", "green"), Verdict.REJECTED: ("·", "dim"), Verdict.INVALID: ("✗", "yellow")}
+_UPSTREAM = ("commit", "val_bpb", "memory_gb", "status", "description")
+_OURS = (
+    "number",
+    "kind",
+    "verdict",
+    "reason",
+    "delta",
+    "delta_error",
+    "noise_units",
+    "trials",
+    "tokens_per_second",
+    "proposer",
+    "base",
+    "seconds",
+)
+
+
+def outcome(row: Row) -> Text:
+    """The reason with its mark and colour; a phase where there is no verdict."""
+    if row.verdict is None:
+        return Text(f"… {row.phase.value}", style="cyan")
+    if row.reason is VerdictReason.MEASURED:
+        return Text(f"= {row.outcome}")
+    mark, style = _MARKS[row.verdict]
+    return Text(f"{mark} {row.outcome}", style=style)
+
+
+def results_table(summary: RunSummary, *, width: int = 80, limit: int | None = SHOWN_ROWS) -> Table:
+    """One row an experiment, newest last.
+
+    Args:
+        width: Columns of the terminal; from 100 and 140 on, more figures are shown.
+        limit: Rows at most (None: all): accepted edits stay, the oldest others go. Laying out a row takes about
+            0.2 ms, so a table of 5,000 would be a second that nobody reads.
+    """
+    rows = select_rows(summary, limit)
+    left_out = len(summary.rows) - len(rows)
+    table = Table(
+        caption=Text(f"{left_out:,} rejected rows left out; --all shows them", style="dim") if left_out else None,
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        expand=False,
+        width=min(width, 180),
+    )
+    table.add_column("No", justify="right", no_wrap=True)
+    table.add_column("Outcome", no_wrap=True, overflow="ellipsis", max_width=20)
+    table.add_column("val_bpb", justify="right", no_wrap=True)
+    table.add_column("Gain" if width < 100 else "Gain ± se", justify="right", no_wrap=True)
+    table.add_column("Runs", justify="right", no_wrap=True)
+    if width >= 100:
+        table.add_column("In noise", justify="right", no_wrap=True)
+        table.add_column("tok/s", justify="right", no_wrap=True)
+    if width >= 140:
+        table.add_column("Memory", justify="right", no_wrap=True)
+        table.add_column("Proposer", no_wrap=True, overflow="ellipsis", max_width=14)
+        table.add_column("Commit", no_wrap=True)
+    table.add_column("Title", no_wrap=True, overflow="ellipsis", ratio=1)
+    for row in rows:
+        cells: list[RenderableType] = [
+            str(row.number),
+            outcome(row),
+            bpb(row.val_bpb) + ("*" if row.split == "test" and row.val_bpb is not None else ""),
+            signed(row.delta) if width < 100 else with_error(row.delta, row.delta_error),
+            str(row.trials),
+        ]
+        if width >= 100:
+            cells += [signed(row.noise_units, 1), rate(row.tokens_per_second)]
+        if width >= 140:
+            cells += [size(row.peak_memory_bytes), Text(clean(row.proposer, 40)), row.commit[:7]]
+        cells.append(Text(clean(row.title, 160) or "(no title)", style="bold" if row.accepted else ""))
+        table.add_row(*cells)
+    return table
+
+
+def select_rows(summary: RunSummary, limit: int | None) -> list[Row]:
+    """The rows that fit: accepted and undecided ones first, then the newest; in order of number."""
+    if limit is None or len(summary.rows) <= limit:
+        return list(summary.rows)
+    important = [row for row in summary.rows if row.accepted or not row.decided][:limit]
+    kept = {row.number for row in important}
+    for row in reversed(summary.rows):
+        if len(kept) >= limit:
+            break
+        kept.add(row.number)
+    return [row for row in summary.rows if row.number in kept]
+
+
+def headline(summary: RunSummary) -> list[str]:
+    """The lines above the table: best score, gain, final comparison, noise, spend, state."""
+    verdicts = summary.verdicts
+    lines = []
+    if summary.baseline is not None and summary.incumbent_score is not None:
+        lines.append(
+            f"val_bpb {bpb(summary.baseline.mean)} -> {bpb(summary.incumbent_score.mean)}"
+            f" (gain {signed(summary.gain)}), {plural(verdicts['Accepted'], 'edit')} kept of "
+            f"{plural(summary.candidates_decided, 'candidate')}"
+            f" ({verdicts['Rejected']} rejected, {verdicts['Invalid']} invalid)"
+        )
+    final = summary.final_gain
+    if final is not None and summary.final is not None:
+        lines.append(
+            f"hidden split: {bpb(summary.final.baseline.mean)} -> {bpb(summary.final.head.mean)}, "
+            f"gain {signed(final[0])} (95 %: {signed(final[1])} to {signed(final[2])})"
+        )
+    if summary.noise.sd is not None:
+        effect = summary.noise.smallest_effect
+        lines.append(
+            f"noise of one run: {summary.noise.sd:.4f} ({summary.noise.degrees} degrees of freedom)"
+            + (f"; a true gain of {effect:.4f} is found four times in five" if effect is not None else "")
+        )
+    spend = summary.spend
+    used = f"spent: {plural(spend.trials, 'trial')}, {duration(spend.slot_seconds)} of slots"
+    if spend.cpu_seconds is not None:
+        used += f", {spend.cpu_seconds:,.0f} CPU-seconds of training"
+    if spend.gpu_hours > 0:
+        used += f", {spend.gpu_hours:.2f} GPU-hours"
+        used += f", ${spend.dollars:,.2f}" if spend.dollars is not None else ""
+    lines.append(used)
+    if summary.state:
+        lines.append(clean(summary.state, 300))
+    if summary.eta_seconds:
+        lines.append(f"about {duration(summary.eta_seconds)} to go")
+    if summary.facts.evaluation == "SelfReported":
+        lines.append("scores are self-reported: nothing checked them")
+    return lines
+
+
+def results_text(summary: RunSummary, *, width: int = 80, limit: int | None = SHOWN_ROWS) -> Group:
+    """What `results` prints: headline, table, and the footnote that the table needs."""
+    parts: list[RenderableType] = [Text(line) for line in headline(summary)]
+    if summary.rows:
+        parts += [Text(""), results_table(summary, width=width, limit=limit)]
+    else:
+        parts.append(Text("no experiment yet"))
+    if any(row.split == "test" for row in summary.rows):
+        parts.append(
+            Text("* the final version without one accepted edit, scored on the hidden test split", style="dim")
+        )
+    return Group(*parts)
+
+
+def results_tsv(summary: RunSummary) -> str:
+    """Decided experiments as tab-separated values: upstream's five columns first, then ours.
+
+    As upstream does it, `status` is keep, discard or crash, memory is in GB (GiB, one decimal), and a crash scores
+    0.000000. Ablations are left out: they are scored on the hidden split, and a plot of this file would mix the two.
+    Tabs and line ends in titles become spaces.
+    """
+    lines = ["\t".join(_UPSTREAM + _OURS)]
+    for row in summary.rows:
+        if row.kind is ExperimentKind.ABLATION or not (row.decided or (row.number == 0 and row.val_bpb is not None)):
+            continue
+        status = "keep" if row.accepted else "crash" if row.verdict is Verdict.INVALID else "discard"
+        memory = 0.0 if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**30
+        cells = (
+            row.commit[:7],
+            f"{row.val_bpb if row.val_bpb is not None else 0.0:.6f}",
+            f"{memory:.1f}",
+            status,
+            clean(row.title, 500),
+            str(row.number),
+            row.kind.value,
+            row.verdict.value if row.verdict is not None else "",
+            row.reason.value if row.reason is not None else "",
+            _figure(row.delta, 6),
+            _figure(row.delta_error, 6),
+            _figure(row.noise_units, 2),
+            str(row.trials),
+            _figure(row.tokens_per_second, 0),
+            clean(row.proposer, 80),
+            str(row.base),
+            f"{row.seconds:.1f}",
+        )
+        lines.append("\t".join(cells))
+    return "\n".join(lines) + "\n"
+
+
+def results_json(summary: RunSummary) -> dict[str, Any]:
+    """The whole summary as JSON values: camelCase, null for every figure that is missing or not finite."""
+    document = {
+        "version": 1,
+        "run": asdict(summary.facts),
+        "state": summary.state,
+        "finished": summary.finished,
+        "baseline": asdict(summary.baseline) if summary.baseline else None,
+        "incumbent": {
+            "number": summary.incumbent,
+            "score": asdict(summary.incumbent_score) if summary.incumbent_score else None,
+        },
+        "gain": summary.gain,
+        "final": asdict(summary.final) if summary.final else None,
+        "finalGain": summary.final_gain,
+        "noise": asdict(summary.noise),
+        "spend": asdict(summary.spend),
+        "verdicts": _Literal(summary.verdicts),
+        "reasons": _Literal(summary.reasons),
+        "isolation": asdict(summary.isolation),
+        "running": summary.running,
+        "etaSeconds": summary.eta_seconds,
+        "experiments": [asdict(row) | {"outcome": row.outcome, "accepted": row.accepted} for row in summary.rows],
+        "steps": [asdict(step) for step in summary.steps],
+    }
+    converted: dict[str, Any] = _jsonable(document)
+    return converted
+
+
+class _Literal(dict[str, int]):
+    """A mapping whose keys are data, not field names."""
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be written to a file
+    if isinstance(value, _Literal):
+        return dict(value)
+    if isinstance(value, dict):
+        return {_camel(str(key)): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join("BPB" if part == "bpb" else part.capitalize() for part in rest)
+
+
+def show_text(summary: RunSummary, number: int, *, diff: str = "", reproduce: str = "") -> Group:
+    """What `show N` prints.
+
+    Args:
+        diff: The edit as a unified diff.
+        reproduce: The command that measures this candidate again.
+
+    Raises:
+        KeyError: the run has no experiment of that number; the message says which it has.
+    """
+    row = summary.row(number)
+    if row is None:
+        have = f"it has 0 to {len(summary.rows) - 1}" if summary.rows else "it has none yet"
+        raise KeyError(f"run {summary.facts.name!r} has no experiment {number}: {have}")
+    why = explain(summary, row)
+    parts: list[RenderableType] = [
+        Text.assemble((f"#{row.number} ", "bold"), (clean(row.title, 500) or "(no title)", "bold")),
+        Text.assemble(
+            outcome(row),
+            f"   {row.kind.value} by {clean(row.proposer, 60)} on #{row.base}   commit {row.commit[:12] or MISSING}",
+        ),
+    ]
+    if row.hypothesis:
+        parts += [Text(""), Text("Hypothesis", style="bold"), _indent(Text(clean_block(row.hypothesis)))]
+    parts += [Text(""), Text("Why", style="bold"), _indent(Text(why.headline))]
+    parts += [_indent(Text(sentence)) for sentence in why.sentences]
+    if why.more:
+        parts.append(_indent(Text(why.more)))
+    trials = _relevant_trials(summary, number)
+    if trials:
+        parts += [Text(""), Text("Runs", style="bold"), _indent(_trials_table(trials))]
+    parts += [Text(""), Text("Edit", style="bold"), _indent(diff_text(diff))]
+    isolation = summary.isolation
+    held = "; ".join(f"{words.lower()}: {how}" for words, _, how in isolation.protections)
+    parts += [
+        Text(""),
+        Text("Isolation", style="bold"),
+        _indent(Text(f"{isolation.headline}: {isolation.because}." + (f" {held}." if held else ""))),
+    ]
+    if reproduce:
+        parts += [Text(""), Text("Measure it again", style="bold"), _indent(Text(visible(reproduce)))]
+    return Group(*parts)
+
+
+def diff_text(diff: str, *, lines: int = DIFF_LINES) -> RenderableType:
+    """A unified diff, coloured, escapes made visible, at most `lines` lines."""
+    if not diff.strip():
+        return Text("no change", style="dim")
+    kept = diff.splitlines()
+    shown = "\n".join(visible(line.expandtabs(4)) if len(line) < 2000 else clean(line, 2000) for line in kept[:lines])
+    if len(kept) > lines:
+        shown += f"\n… {len(kept) - lines:,} more lines"
+    return Syntax(shown, "diff", theme="ansi_dark", background_color="default", word_wrap=True)
+
+
+def render(renderable: RenderableType, *, width: int = 80, color: bool = False) -> str:
+    """The text that a terminal of that width would show."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, force_terminal=color, no_color=not color, highlight=False, emoji=False).print(
+        renderable
+    )
+    return stream.getvalue()
+
+
+def effects_table(summary: RunSummary) -> Table | None:
+    """Leave-one-out on the hidden split, one row a kept edit; None before it was measured."""
+    if summary.final is None or not summary.final.effects:
+        return None
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("No", "Gain on hidden split ± se", "Verdict", "Title"):
+        table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right" if name in ("No",) else "left")
+    for effect in summary.final.effects:
+        row = summary.row(effect.number)
+        title = clean(row.title, 100) if row is not None else ""
+        table.add_row(
+            str(effect.number), with_error(effect.delta, effect.error), helps_words(effect.helps), Text(title)
+        )
+    return table
+
+
+def _relevant_trials(summary: RunSummary, number: int) -> list[TrialRecord]:
+    own = summary.own_trials.get(number, ())
+    beside = [trial for trial in summary.decisive_trials.get(number, ()) if trial.key.experiment != number]
+    return sorted([*own, *beside], key=lambda trial: (trial.key.seed, trial.key.experiment, trial.key.attempt))
+
+
+def _trials_table(trials: Iterable[TrialRecord]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, right in (
+        ("Run", False),
+        ("Of", True),
+        ("Seed", True),
+        ("State", False),
+        ("bpb", True),
+        ("tok/s", True),
+        ("Memory", True),
+        ("Time", True),
+    ):
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for trial in trials:
+        state = trial.phase.value if trial.reason is None else trial.reason.value
+        seconds = None if trial.finished_at is None else max(0.0, trial.finished_at - trial.started_at)
+        table.add_row(
+            trial_purpose_words(trial),
+            f"#{trial.key.experiment}",
+            str(trial.key.seed) + (f" (attempt {trial.key.attempt})" if trial.key.attempt > 1 else ""),
+            Text(state + (f": {clean(trial.detail, 24)}" if trial.detail else "")),
+            bpb(trial.val_bpb),
+            rate(trial.tokens_per_second),
+            size(trial.peak_vram_bytes or trial.peak_memory_bytes),
+            duration(seconds),
+        )
+    return table
+
+
+def _indent(renderable: RenderableType) -> Padding:
+    return Padding(renderable, (0, 0, 0, 2))
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def write_json(summary: RunSummary) -> str:
+    """`results --json`: one document, stable key order."""
+    return json.dumps(results_json(summary), ensure_ascii=False, allow_nan=False)

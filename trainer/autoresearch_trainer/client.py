@@ -1,7 +1,7 @@
 """The candidate's side of the gate: batches in, loss figures and the finished model out.
 
-Under a trial the connection is already open (`AUTORESEARCH_GATE_FD`). Without one `connect()` gives a stand-in that reads
-the prepared data itself, so that `python train.py` works by hand. Nothing here is trusted: a candidate may rewrite all
+Under a trial the connection is already open (`AUTORESEARCH_GATE_FD`). Without one `connect()` gives a stand-in that
+reads the prepared data itself, so that `python train.py` works by hand. Nothing here is trusted: a candidate may rewrite all
 of it, and gains nothing, because the clock, the data order and the score are on the other side of the socket.
 """
 

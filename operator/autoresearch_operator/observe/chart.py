@@ -82,7 +82,7 @@ def _draw(summary: RunSummary, palette: Palette, narrow: bool) -> Figure:
     figure = Figure(figsize=(5.0, 5.4) if narrow else (10.0, 5.625), layout="constrained", facecolor=palette.ground)
     has_final = summary.final_gain is not None
     if has_final:
-        grid = figure.add_gridspec(1, 2, width_ratios=(3, 1) if narrow else (6, 1))
+        grid = figure.add_gridspec(1, 2, width_ratios=(2.6, 1) if narrow else (6, 1))
         main = figure.add_subplot(grid[0, 0])
         final = figure.add_subplot(grid[0, 1], sharey=main)
     else:
@@ -103,10 +103,9 @@ def _draw(summary: RunSummary, palette: Palette, narrow: bool) -> Figure:
     title = f"{clean(summary.facts.name, 40)}: {len(summary.kept)} of {summary.candidates_decided} candidates kept"
     main.set_title(title, loc="left", color=palette.ink, fontsize=11, fontweight="bold", parse_math=False)
     if summary.steps:
-        main.legend(
-            loc="upper right", fontsize=8, frameon=True, facecolor=palette.ground, edgecolor=palette.faint,
-            labelcolor=palette.ink, framealpha=0.85,
-        )  # fmt: skip
+        figure.legend(
+            loc="outside lower center", ncols=2 if narrow else 4, fontsize=8, frameon=False, labelcolor=palette.ink
+        )
     else:
         main.text(0.5, 0.5, "no score yet", transform=main.transAxes, ha="center", color=palette.ink)
     if not any(math.isfinite(tick) for tick in main.get_yticks()):
@@ -136,7 +135,8 @@ def _tried(axes: Axes, summary: RunSummary, palette: Palette, top: float) -> Non
     crowd = len(scored) > 500
     if inside:
         axes.scatter(
-            [number for number, _ in inside], [score for _, score in inside], s=6 if crowd else 18, color=palette.rejected, alpha=0.35 if crowd else 0.75,
+            [number for number, _ in inside], [score for _, score in inside], s=6 if crowd else 18,
+            color=palette.rejected, alpha=0.35 if crowd else 0.75,
             linewidths=0, zorder=2, label="rejected (first run)",
         )  # fmt: skip
     strip = axes.get_xaxis_transform()
@@ -171,10 +171,15 @@ def _staircase(axes: Axes, summary: RunSummary, palette: Palette, narrow: bool) 
     span = max(edges[-1] - edges[0], 1)
     for step in _labelled(steps, span, narrow):
         words = f"#{step.number} {clean(step.title, 16 if narrow else 34)}" if step.number else "baseline"
-        axes.annotate(
-            words, (step.number, step.high), xytext=(3, 5), textcoords="offset points", rotation=28, fontsize=7.5,
-            color=palette.kept, ha="left", va="bottom", zorder=5, parse_math=False, annotation_clip=True,
+        # The ground under a falling staircase is empty; only at its left end is there no room for words.
+        under = step.number - edges[0] > 0.4 * span
+        label = axes.annotate(
+            words, (step.number, step.low if under else step.high), xytext=(-2, -4) if under else (3, 5),
+            textcoords="offset points", rotation=28, rotation_mode="anchor", fontsize=7.5, color=palette.kept,
+            ha="right" if under else "left", va="top" if under else "bottom", zorder=5, parse_math=False,
+            annotation_clip=True,
         )  # fmt: skip
+        label.set_in_layout(False)
 
 
 def _labelled(steps: Sequence[Step], span: float, narrow: bool) -> list[Step]:
@@ -205,7 +210,7 @@ def _final(axes: Axes, summary: RunSummary, palette: Palette) -> None:
             ha="center", va="top", fontsize=8, color=color,
         )  # fmt: skip
     axes.set_xlim(-0.7, 1.7)
-    axes.set_xticks([0, 1], ["baseline", "head"])
+    axes.set_xticks([0, 1], ["baseline", "head"], fontsize=8)
     axes.tick_params(axis="y", labelleft=False, length=0)
     axes.set_title(f"hidden split\ngain {gain[0]:+.4f}", fontsize=9, color=palette.ink)
 
@@ -233,7 +238,7 @@ def _limits(summary: RunSummary) -> tuple[float, float]:
         # Nine in ten of the scores, as long as the staircase keeps half of the height.
         high = max(high, min(scores[int(0.9 * (len(scores) - 1))], high + span))
     margin = max(high - low, span)
-    return low - 0.08 * margin, high + 0.30 * margin
+    return low - 0.22 * margin, high + 0.18 * margin
 
 
 def _plotted(row: Row) -> bool:

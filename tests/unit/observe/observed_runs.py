@@ -109,7 +109,7 @@ def made_up_records(candidates: int, *, seed: int = 1, finished: bool = True) ->
             changes=(Change("train.py", "LEARNING_RATE", "0.001", "0.004"),), phase=ExperimentPhase.DONE,
         )  # fmt: skip
         draw = dice.random()
-        if draw < 0.11 or number == 3:
+        if (draw < 0.11 and accepted < 25) or number == 3:
             gain = abs(dice.gauss(0.3 / (1 + accepted), 0.02)) + 3 * NOISE / (1 + accepted)
             level -= gain
             trials.append(run_trial(number, Purpose.SCREEN, number, 0, level + dice.gauss(0, NOISE)))
@@ -125,7 +125,7 @@ def made_up_records(candidates: int, *, seed: int = 1, finished: bool = True) ->
                 message=f"2 runs a side: {gain:+.5f} bits per byte better.",
             )  # fmt: skip
             incumbent, accepted = number, accepted + 1
-        elif draw < 0.2:
+        elif 0.11 <= draw < 0.2:
             reason = INVALID[number % 4]
             trials.append(
                 replace(

@@ -245,11 +245,15 @@ _LOOSE_BYTES = re.compile(r"^([0-9]+(?:\.[0-9]+)?)\s*([kmgtpe])?i?(?:b|bytes?)?$
 
 
 def _quantity_hint(value: object) -> str:
-    match = _LOOSE_BYTES.fullmatch(str(value).strip())
+    text = str(value).strip()
+    match = _LOOSE_BYTES.fullmatch(text)
     if match and match[2]:
         number, letter = match[1], match[2].upper()
         return f"use {number}{letter}i or {number}{'k' if letter == 'K' else letter}"
-    return "write a number with a unit such as Mi or Gi, or a plain number"
+    if text.endswith("%"):
+        return "a share is not taken"
+    cores = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(?:v?cpus?|cores?)", text, re.IGNORECASE)
+    return f"write {cores[1]}" if cores else "units are those of Kubernetes"
 
 
 class Quantity(str):
@@ -267,7 +271,7 @@ class Quantity(str):
         if isinstance(value, cls):
             return value
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise hinted("write a number with a unit such as Mi or Gi, or a plain number")
+            raise hinted("units are those of Kubernetes")
         text = str(value)
         if len(text) > 32 or not _QUANTITY.fullmatch(text):
             raise hinted(_quantity_hint(value))

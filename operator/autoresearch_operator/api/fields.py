@@ -5,6 +5,7 @@ Shared by the loader (what does the field at this path want?), the generated ref
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,3 +114,20 @@ def spelled(path: Path) -> str:
             shown = "".join(char if char.isprintable() else "?" for char in part[:60])
             text += f'["{shown}"]'
     return text
+
+
+# The last sentence of a docstring says whether the field may change. `kubectl explain` shows the whole text; the
+# reference puts this sentence into a column of its own.
+_CHANGE = re.compile(r"(?:^|(?<=[.:]) )((?:Immutable|Mutable|Append-only|Ignored in files)[^.]*\.)$")
+
+
+def documented(field: FieldInfo) -> tuple[str, str]:
+    """Meaning of a field, and whether it may change ("" for what the operator writes), as its docstring says."""
+    text = " ".join((field.description or "").split())
+    match = _CHANGE.search(text)
+    return (text[: match.start()].strip(), match[1]) if match else (text, "")
+
+
+def first_sentence(field: FieldInfo) -> str:
+    meaning, _ = documented(field)
+    return re.split(r"(?<=\.) (?=[A-Z`])", meaning)[0]

@@ -79,17 +79,22 @@ def load_run(text: str, *, filename: str, local: bool) -> ResearchRun:
 
 def dump_run(run: ResearchRun) -> str:
     """A ResearchRun as YAML that `load_run` and kubectl read back to the same object."""
-    value = _tidy(run.model_dump(mode="json", exclude_none=True))
+    value = _tidy(unwrap(ResearchRun), run.model_dump(mode="json", exclude_none=True))
     text: str = yaml.dump(value, Dumper=yamltree.Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
-def _tidy(value: Any) -> Any:
-    """300.0 is written as 300, and what is empty is left out."""
-    if isinstance(value, dict):
-        return {key: _tidy(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_tidy(part) for part in value]
+def _tidy(kind: Type | None, value: Any) -> Any:
+    """300.0 is written as 300, and empty maps and lists are left out; free-form maps stay as they are."""
+    if kind is not None and kind.model is not None and isinstance(value, dict):
+        tidied = {}
+        for key, part in value.items():
+            below = type_at(kind.model, (key,))
+            if part not in ({}, []) or (below is not None and below.optional):
+                tidied[key] = _tidy(below, part)
+        return tidied
+    if kind is not None and kind.is_list and isinstance(value, list):
+        return [_tidy(kind.item, part) for part in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 

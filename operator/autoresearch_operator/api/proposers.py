@@ -127,7 +127,9 @@ class ProposerSpec(Model):
     """Its share of the candidates, beside the other proposers' weights. Default 1. Mutable."""
     search: Annotated[SearchSpec | None, Field(examples=[{"sampler": "tpe"}])] = None
     """The built-in search; `search: {}` takes its defaults. Unset: this proposer is another kind. Mutable."""
-    openai: OpenAISpec | None = None
+    openai: Annotated[
+        OpenAISpec | None, Field(examples=[{"baseURL": "http://localhost:8000/v1", "model": "qwen3-coder"}])
+    ] = None
     """A language model behind an OpenAI-compatible server. Unset: this proposer is another kind. Mutable."""
 
     @model_validator(mode="after")

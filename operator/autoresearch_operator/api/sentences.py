@@ -27,6 +27,9 @@ def sentence_of(details: ErrorDetails, texts: Texts) -> tuple[Path, str]:
     match details["type"]:
         case "default_factory_not_called":
             sentence = ""
+        case "too_short" if len(details["input"]) >= context["min_length"]:
+            # pydantic counts the valid entries only; each of the others has its own sentence.
+            sentence = ""
         case "refused":
             sentence = str(context["sentence"])
         case "extra_forbidden":

@@ -126,7 +126,7 @@ ImageName = Annotated[
 class TrainerSpec(Model):
     """The program that a trial runs. A change would make scores incomparable, so it is refused once there are some."""
 
-    image: Annotated[ImageName | None, Field(examples=["reg.lab.example/trainer@sha256:0123…"])] = None
+    image: Annotated[ImageName | None, Field(examples=["reg.lab.example/trainer:1.4"])] = None
     """The container image of a trial; a digest keeps it from moving. Unset: the chart's. Not used in local mode.
     Immutable while the run has scores."""
     image_pull_secrets: Annotated[
@@ -156,7 +156,7 @@ class TrainerSpec(Model):
     data: Annotated[DataSpec | None, Field(examples=[{"claimName": "climbmix"}])] = None
     """The data to train on and to score on. Unset: the demo corpus of the chart's image, or of this machine in local
     mode. Immutable while the run has scores."""
-    resources: ResourcesSpec = ResourcesSpec()
+    resources: ResourcesSpec = Field(default=ResourcesSpec(), examples=[{"cpu": 8, "memory": "64Gi"}])
     """What one trial may use of a machine beside its GPUs. Default: nothing set. Immutable while the run has
     scores."""
 

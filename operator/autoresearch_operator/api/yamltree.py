@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -54,13 +54,13 @@ class Document:
 class _Loader(yaml.SafeLoader):
     """PyYAML's scanner, parser and composer with scalars as kubectl reads them: 1e-3 is a number, 1:30 is not."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - an instance attribute in PyYAML's types, a class's in its code
 
 
 class Dumper(yaml.SafeDumper):
     """Quotes what either reader, this one or one of YAML 1.1, would take for something other than a string."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as above
         key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
@@ -109,9 +109,9 @@ def _check_events(text: str) -> None:
     """Refuse what would be dear to build before building it: nesting and expansion are seen in the events already."""
     depth = nodes = 0
     for event in yaml.parse(text, Loader=_Loader):
-        line = event.start_mark.line + 1
+        line = event.start_mark.line + 1 if event.start_mark else 0
         if isinstance(event, yaml.AliasEvent):
-            raise Unreadable(f"line {line}: the alias *{event.anchor[:40]} is not read: write the value out")
+            raise Unreadable(f"line {line}: the alias *{str(event.anchor)[:40]} is not read: write the value out")
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -158,7 +158,7 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[str
     return values
 
 
-def _scalar(node: yaml.ScalarNode, path: Path, document: Document) -> Any:
+def _scalar(node: yaml.Node, path: Path, document: Document) -> Any:
     text = str(node.value)
     tag = node.tag.removeprefix(_TAG)
     if tag == "str":

@@ -30,7 +30,7 @@ from autoresearch_operator.observe.text import (
     visible,
     with_error,
 )
-from autoresearch_operator.observe.why import explain, helps_words, trial_purpose_words
+from autoresearch_operator.observe.why import explain, helps_words, purpose_words
 from autoresearch_operator.research.records import TrialRecord
 
 SHOWN_ROWS = 200
@@ -371,7 +371,7 @@ def _trials_table(trials: Iterable[TrialRecord]) -> Table:
         state = trial.phase.value if trial.reason is None else trial.reason.value
         seconds = None if trial.finished_at is None else max(0.0, trial.finished_at - trial.started_at)
         table.add_row(
-            trial_purpose_words(trial),
+            purpose_words(trial.purpose, trial.subject),
             f"#{trial.key.experiment}",
             str(trial.key.seed) + (f" (attempt {trial.key.attempt})" if trial.key.attempt > 1 else ""),
             Text(state + (f": {clean(trial.detail, 24)}" if trial.detail else "")),

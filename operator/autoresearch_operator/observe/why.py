@@ -12,7 +12,7 @@ from autoresearch_operator.observe.summary import Row, RunSummary, effects_by_nu
 from autoresearch_operator.observe.text import bpb, clean, plural, signed
 from autoresearch_operator.research.accept import Rules, runs_to_decide
 from autoresearch_operator.research.noise import NoisePool, t_quantile
-from autoresearch_operator.research.records import Purpose, TrialPhase, TrialRecord
+from autoresearch_operator.research.records import Purpose, TrialPhase
 
 MANY_TRIALS = 400
 
@@ -200,13 +200,13 @@ def _numbers(numbers: Sequence[int]) -> str:
     return ", ".join(f"#{number}" for number in numbers)
 
 
-def trial_purpose_words(trial: TrialRecord) -> str:
+def purpose_words(purpose: Purpose, subject: int) -> str:
     """Why a trial was run, in two or three words."""
     return {
-        Purpose.BASELINE: "baseline",
+        Purpose.BASELINE: "baseline run",
         Purpose.SCREEN: "first run",
         Purpose.CONFIRM: "fresh run",
-        Purpose.REFERENCE: f"incumbent beside #{trial.subject}",
-        Purpose.REFRESH: "new incumbent",
-        Purpose.FINAL: "final, hidden split",
-    }[trial.purpose]
+        Purpose.REFERENCE: f"incumbent beside #{subject}",
+        Purpose.REFRESH: "new incumbent's run",
+        Purpose.FINAL: "final run on the hidden split",
+    }[purpose]

@@ -1,0 +1,1 @@
+"""Where edits come from, and what may be done with them: pure functions over text."""

@@ -1,0 +1,260 @@
+"""The knobs of a script: its module-level literals, and new values put in their place.
+
+`NAME = literal` at the top level of any Python file is a knob, unless the name is bound a second time (then the
+literal is a starting value, not a setting). A comment at the end of the statement says how to search it:
+
+    PEAK_LR = 0.04     # search: log 0.005..0.2
+    DEPTH = 4          # search: int 1..12
+    OPTIMIZER = "AdamW"  # search: choice AdamW, Muon
+    CLIP = 1.0         # search: off
+    # require: TOTAL_BATCH % MICRO_BATCH == 0
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import itertools
+import re
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from autoresearch_operator.proposers.domains import Choices, Domain, Range, guess_domain, parse_search
+from autoresearch_operator.proposers.literals import (
+    KnobValue,
+    NotALiteral,
+    format_literal,
+    literal_value,
+    same_value,
+)
+from autoresearch_operator.proposers.requirements import Requirement, parse_requirement
+
+_SEARCH = re.compile(r"#\s*search:(?P<text>[^#]*)")
+_REQUIRE = re.compile(r"#\s*require:(?P<text>[^#]*)")
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_NOT_SEARCHED = frozenset(
+    "SEED SEEDS EVAL EVALUATION VAL VOCAB VOCABULARY TOKENIZER BUDGET FLOPS VERSION PORT DEVICE PATH DIR LOG PRINT "
+    "INTERVAL DEBUG TIMEOUT TIME".split()
+)
+"""Words in a name that mark a measurement condition or plumbing: never searched unless a comment asks for it."""
+
+
+class KnobError(ValueError):
+    """A file that cannot be read as a script with knobs; the text is a sentence with path and line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One module-level literal. `start` and `end` are character offsets of the literal in the file's text."""
+
+    name: str
+    value: KnobValue
+    literal: str
+    start: int
+    end: int
+    line: int
+    domain: Domain | None
+    """What to search; None: left alone."""
+    annotated: bool
+    """Whether the domain was written by the author."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnobSet:
+    """All knobs of one file, in the order of the file, with the conditions between them."""
+
+    path: str
+    knobs: Mapping[str, Knob]
+    requirements: tuple[Requirement, ...]
+
+    @property
+    def values(self) -> dict[str, KnobValue]:
+        return {name: knob.value for name, knob in self.knobs.items()}
+
+    def violations(self, changed: Mapping[str, KnobValue]) -> list[Requirement]:
+        """The conditions that would not hold with `changed` values put in."""
+        values = {**self.values, **changed}
+        return [requirement for requirement in self.requirements if not requirement.holds(values)]
+
+
+def is_condition(name: str) -> bool:
+    """Whether a name sounds like a condition of the measurement (seed, evaluation, vocabulary) or plumbing."""
+    return not _NOT_SEARCHED.isdisjoint(name.upper().split("_"))
+
+
+@functools.lru_cache(maxsize=64)
+def read_knobs(source: str, path: str = "train.py") -> KnobSet:
+    """The knobs of `source`. Raises KnobError, with a sentence, for text that is no Python or a wrong comment."""
+    shift = 1 if source.startswith("\ufeff") else 0
+    text = source[shift:]
+    tree = _parse(text, path)
+    comments = _comments(text, path)
+    starts = [0, *(match.end() for match in _LINE_END.finditer(text))]
+
+    def offset(line: int, column: int) -> int:
+        # ast counts columns in UTF-8 bytes; text is cut by characters.
+        start = starts[line - 1]
+        end = starts[line] if line < len(starts) else len(text)
+        return start + len(text[start:end].encode()[:column].decode())
+
+    bound = Counter(_bound_names(tree.body))
+    knobs: dict[str, Knob] = {}
+    for statement, follower in itertools.zip_longest(tree.body, tree.body[1:]):
+        found = _name_and_value(statement)
+        if found is None or bound[found[0]] != 1 or found[0].startswith("__"):
+            continue
+        name, node = found
+        try:
+            value = literal_value(node)
+        except (NotALiteral, RecursionError):
+            continue
+        last = statement.end_lineno or statement.lineno
+        shares_line = follower is not None and follower.lineno == last
+        comment = None if shares_line else _SEARCH.search(comments.pop(last, ""))
+        domain = None if comment or is_condition(name) else guess_domain(value)
+        if comment:
+            try:
+                domain = parse_search(comment["text"], value)
+            except ValueError as error:
+                raise KnobError(f"{path}, line {last}: {name}: {error}") from error
+        if isinstance(domain, Range) and isinstance(value, int | float):
+            domain = domain.including(value)
+        elif isinstance(domain, Choices):
+            domain = domain.including(value)
+        start = offset(node.lineno, node.col_offset)
+        end = offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
+        knobs[name] = Knob(
+            name, value, text[start:end], start + shift, end + shift, node.lineno, domain, comment is not None
+        )
+    for line, comment_text in comments.items():
+        if _SEARCH.match(comment_text):
+            raise KnobError(
+                f"{path}, line {line}: a search comment must end a line NAME = literal, and NAME must be bound only once"
+            )
+    return KnobSet(path, knobs, tuple(_requirements(comments, knobs, path)))
+
+
+def splice(source: str, values: Mapping[str, KnobValue], path: str = "train.py") -> str:
+    """`source` with knobs set to new values; everything else stays byte for byte, unchanged values included.
+
+    Raises KnobError when a name is not a knob of the source.
+    """
+    return splice_literals(
+        source,
+        {
+            name: knob.literal if same_value(value, knob.value) else format_literal(value, knob.literal)
+            for name, value in values.items()
+            for knob in [_knob(source, name, path)]
+        },
+        path,
+    )
+
+
+def splice_literals(source: str, literals: Mapping[str, str], path: str = "train.py") -> str:
+    """As `splice`, with the source text of each literal given."""
+    parts, end = [], len(source)
+    for knob in sorted((_knob(source, name, path) for name in literals), key=lambda knob: -knob.start):
+        parts += [source[knob.end : end], literals[knob.name]]
+        end = knob.start
+    return "".join([source[:end], *reversed(parts)])
+
+
+def knob_values(files: Mapping[str, str]) -> dict[str, KnobValue]:
+    """Every knob of every Python file as "path:NAME" -> value. A file that cannot be read has no knobs."""
+    found: dict[str, KnobValue] = {}
+    for path in sorted(files):
+        if not path.endswith(".py"):
+            continue
+        try:
+            knobs = read_knobs(files[path], path)
+        except KnobError:
+            continue
+        found |= {f"{path}:{name}": value for name, value in knobs.values.items()}
+    return found
+
+
+def _knob(source: str, name: str, path: str) -> Knob:
+    knobs = read_knobs(source, path).knobs
+    if name not in knobs:
+        raise KnobError(f"{path}: {name} is not a knob: there is no single module-level line {name} = literal")
+    return knobs[name]
+
+
+def _parse(text: str, path: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise KnobError(f"{path}, line {error.lineno}: this is not valid Python: {error.msg}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise KnobError(f"{path}: this is not valid Python: {error or 'nested too deeply'}") from error
+
+
+def _comments(text: str, path: str) -> dict[int, str]:
+    """Line number -> comment. A line has at most one."""
+    lines = io.StringIO(_LINE_END.sub("\n", text))
+    try:
+        return {
+            token.start[0]: token.string
+            for token in tokenize.generate_tokens(lines.readline)
+            if token.type == tokenize.COMMENT
+        }
+    except (tokenize.TokenError, SyntaxError) as error:
+        raise KnobError(f"{path}: this is not valid Python: {error}") from error
+
+
+def _requirements(comments: Mapping[int, str], knobs: Mapping[str, Knob], path: str) -> Iterator[Requirement]:
+    for line, comment in comments.items():
+        match = _REQUIRE.match(comment)
+        if match is None:
+            continue
+        try:
+            requirement = parse_requirement(match["text"], line)
+        except ValueError as error:
+            raise KnobError(f"{path}, line {line}: {error}") from error
+        if unknown := sorted(requirement.names - set(knobs)):
+            raise KnobError(
+                f"{path}, line {line}: {', '.join(unknown)} in the condition {requirement.text!r} is not a knob: "
+                "use only names that are set once, at module level, to a literal"
+            )
+        yield requirement
+
+
+def _name_and_value(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name, value
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+            return name, value
+    return None
+
+
+def _bound_names(body: list[ast.stmt]) -> Iterator[str]:
+    """Every binding of a name in the module's own scope, and every name that a function declares global."""
+    pending: list[ast.AST] = list(body)
+    while pending:
+        node = pending.pop()
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.Global):
+                        yield from inner.names
+                continue
+            case ast.Lambda():
+                continue
+            case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+                yield name
+            case ast.AnnAssign(target=ast.Name(), value=None):
+                continue
+            case ast.alias(name=name, asname=asname):
+                yield (asname or name).split(".")[0]
+            case ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)) | ast.MatchStar(name=str(name)):
+                yield name
+            case ast.MatchMapping(rest=str(name)):
+                yield name
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            yield node.target.id
+        pending.extend(ast.iter_child_nodes(node))

@@ -194,7 +194,7 @@ def branch_owner(repository: Repository, branch_ref: str, own_ref: str) -> str |
             run = json.loads(repository.blob(entry.sha)) if entry else {}
         except ValueError:
             return ref
-        if isinstance(run, dict) and run.get("branchRef") == branch_ref and not run.get("finished"):
+        if isinstance(run, dict) and run.get("branch_ref") == branch_ref and not run.get("finished"):
             return ref
     return None
 

@@ -1,8 +1,9 @@
 """The candidate's side of the gate: batches in, loss figures and the finished model out.
 
 Under a trial the connection is already open (`AUTORESEARCH_GATE_FD`). Without one `connect()` gives a stand-in that
-reads the prepared data itself, so that `python train.py` works by hand. Nothing here is trusted: a candidate may rewrite all
-of it, and gains nothing, because the clock, the data order and the score are on the other side of the socket.
+reads the prepared data itself, so that `python train.py` works by hand. Nothing here is trusted: a candidate may
+rewrite all of it, and gains nothing, because the clock, the data order and the score are on the other side of the
+socket.
 """
 
 import array
@@ -12,7 +13,7 @@ import mmap
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,8 +75,8 @@ class Gate(Protocol):
 class GateStream(io.RawIOBase):
     """A writable stream whose bytes go to the gate as frames of one artifact."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, send: "Callable[[bytes | memoryview], None]") -> None:
+        self._send = send
 
     def writable(self) -> bool:
         return True
@@ -84,8 +85,8 @@ class GateStream(io.RawIOBase):
         view = memoryview(data).cast("B")
         for start in range(0, len(view), wire.ARTIFACT_CHUNK_BYTES):
             piece = view[start : start + wire.ARTIFACT_CHUNK_BYTES]
-            self._connection.sendall(wire.LENGTH.pack(len(piece)))
-            self._connection.sendall(piece)
+            self._send(wire.LENGTH.pack(len(piece)))
+            self._send(piece)
         return len(view)
 
 
@@ -98,7 +99,7 @@ class SocketGate:
         self._traced_model: torch.nn.Module | None = None
         self._layouts: dict[tuple[int, int], tuple[int, mmap.mmap]] = {}
         self._progress = 0.0
-        connection.sendall(wire.HELLO)
+        self._send(wire.HELLO)
         self._expect_ok()
         hello = json.loads(self._frame())
         self.budget: dict[str, float] = hello["budget"]
@@ -113,6 +114,13 @@ class SocketGate:
     @property
     def progress(self) -> float:
         return self._progress
+
+    def _send(self, data: bytes | memoryview) -> None:
+        try:
+            self._connection.sendall(data)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            self._expect_ok()  # the gate said why before it hung up
+            raise GateError("The gate closed the connection.") from error
 
     def _read(self, count: int) -> bytes:
         parts = bytearray()
@@ -141,7 +149,7 @@ class SocketGate:
         problem = wire.layout_problem(batch, seq_len, self.max_seq_len)
         if problem:
             raise GateError(problem)
-        self._connection.sendall(wire.LAYOUT + wire.LAYOUT_ARGUMENTS.pack(batch, seq_len))
+        self._send(wire.LAYOUT + wire.LAYOUT_ARGUMENTS.pack(batch, seq_len))
         descriptors = array.array("i")
         answer, ancillary, _, _ = self._connection.recvmsg(1, socket.CMSG_SPACE(struct.calcsize("i")))
         if answer == wire.ERROR:
@@ -171,7 +179,7 @@ class SocketGate:
         ]
         connection = self._connection
         while True:
-            connection.sendall(request)
+            self._send(request)
             answer = connection.recv(1)
             if answer == wire.END:
                 self._progress = 1.0
@@ -187,7 +195,7 @@ class SocketGate:
             yield x, y
 
     def log(self, step: int, loss: float) -> None:
-        self._connection.sendall(wire.LOG + wire.LOG_ARGUMENTS.pack(int(step), float(loss)))
+        self._send(wire.LOG + wire.LOG_ARGUMENTS.pack(int(step), float(loss)))
 
     def trace(self, model: "torch.nn.Module") -> None:
         if self.self_reported:
@@ -203,12 +211,12 @@ class SocketGate:
         if self._traced is None or self._traced_model is not model:
             self.trace(model)
         assert self._traced is not None  # noqa: S101 - set by trace() just above
-        self._connection.sendall(wire.ARTIFACT)
+        self._send(wire.ARTIFACT)
         # Buffered, so that a writer of many small tensors does not cost one system call each.
-        stream = io.BufferedWriter(GateStream(self._connection), wire.ARTIFACT_CHUNK_BYTES)
+        stream = io.BufferedWriter(GateStream(self._send), wire.ARTIFACT_CHUNK_BYTES)
         self._traced.write(stream)
         stream.flush()
-        self._connection.sendall(wire.LENGTH.pack(0))
+        self._send(wire.LENGTH.pack(0))
         self._expect_ok()
         return None
 

@@ -1,7 +1,7 @@
 """The walls put together: what a candidate and what the judge may reach.
 
-Order matters. no_new_privs first, because Landlock and seccomp ask for it; Landlock before seccomp, whose filter refuses the
-calls that would undo it; capabilities last, since a mount or a limit may need one.
+Order matters. no_new_privs first, because Landlock and seccomp ask for it; Landlock before seccomp, whose filter
+refuses the calls that would undo it; capabilities last, since a mount or a limit may need one.
 """
 
 import importlib.metadata
@@ -33,7 +33,12 @@ _CUDA_DEVICE_PREFIX = "nvidia"
 
 def python_folders() -> list[Path]:
     """Where this interpreter, its packages and this distribution's code lie; real paths, parents first."""
-    folders = {Path(sys.prefix), Path(sys.base_prefix), Path(sys.exec_prefix), Path(sys.executable).resolve().parent.parent}
+    folders = {
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+        Path(sys.exec_prefix),
+        Path(sys.executable).resolve().parent.parent,
+    }
     folders.add(Path(__file__).resolve().parent.parent)
     folders |= {Path(entry) for entry in sys.path if entry and ("site-packages" in entry or "dist-packages" in entry)}
     for distribution in importlib.metadata.distributions(name="autoresearch-trainer"):
@@ -41,7 +46,9 @@ def python_folders() -> list[Path]:
         if text:
             folders.add(Path(unquote(urlparse(json.loads(text).get("url", "")).path)) / "autoresearch_trainer")
     resolved = sorted({folder.resolve() for folder in folders if folder.is_dir()})
-    return [folder for folder in resolved if not any(folder != other and folder.is_relative_to(other) for other in resolved)]
+    return [
+        folder for folder in resolved if not any(folder != other and folder.is_relative_to(other) for other in resolved)
+    ]
 
 
 def readable_by_everyone(path: Path) -> Path | None:
@@ -96,8 +103,8 @@ def confine_candidate(
 ) -> dict[str, str]:
     """Confines this process for good to Python, the system's libraries and the folders given.
 
-    tree: what `namespace.enter` said. Returns what holds, in the words of `result.Isolation`. A wall that the kernel does not
-    offer is reported as "none", never an error.
+    tree: what `namespace.enter` said. Returns what holds, in the words of `result.Isolation`. A wall that the kernel
+    does not offer is reported as "none", never an error.
     """
     limits.first_for_the_oom_killer()
     limits.apply(memory_bytes, disk_bytes, cuda=device.startswith("cuda"))

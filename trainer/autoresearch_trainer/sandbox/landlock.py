@@ -1,8 +1,8 @@
 """Landlock: which files a process and its children may open, enforced by the kernel without privileges.
 
-No kept library wraps the three system calls, so they are called directly. What the kernel offers is asked (its ABI number) and
-used as far as it goes: ABI 1 files, 2 moving between folders, 3 truncating, 4 TCP, 5 device ioctls, 6 signals and abstract
-sockets.
+No kept library wraps the three system calls, so they are called directly. What the kernel offers is asked (its ABI
+number) and used as far as it goes: ABI 1 files, 2 moving between folders, 3 truncating, 4 TCP, 5 device ioctls, 6
+signals and abstract sockets.
 """
 
 import ctypes
@@ -31,13 +31,13 @@ _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 
 
 class _Ruleset(ctypes.Structure):
-    _fields_ = [("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]  # noqa: RUF012
+    _fields_ = [("fs", ctypes.c_uint64), ("net", ctypes.c_uint64), ("scoped", ctypes.c_uint64)]
 
 
 class _PathBeneath(ctypes.Structure):
     _pack_ = 1
     _layout_ = "ms"
-    _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]  # noqa: RUF012
+    _fields_ = [("allowed", ctypes.c_uint64), ("parent", ctypes.c_int32)]
 
 
 def abi() -> int:

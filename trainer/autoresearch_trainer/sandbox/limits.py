@@ -1,7 +1,8 @@
 """Per-process limits of the kernel. They stop one process at once; what a whole tree uses is for the watch (watch.py).
 
-RLIMIT_NPROC is not among them: root is exempt from it, and for others it counts every process of the person, so that an open
-browser would fail a trial. RLIMIT_AS is set on CPU trials only, because CUDA reserves address space by the terabyte.
+RLIMIT_NPROC is not among them: root is exempt from it, and for others it counts every process of the person, so that
+an open browser would fail a trial. RLIMIT_AS is set on CPU trials only, because CUDA reserves address space by the
+terabyte.
 """
 
 import os

@@ -1,7 +1,7 @@
 """A process tree that ends as one: a pid namespace where the kernel allows it, otherwise a subreaper and a sweep.
 
-When the first process of a pid namespace ends the kernel kills all others in it, at once and whatever they did. Root makes one
-directly; other users through a user namespace, which some distributions forbid.
+When the first process of a pid namespace ends the kernel kills all others in it, at once and whatever they did. Root
+makes one directly; other users through a user namespace, which some distributions forbid.
 """
 
 import os
@@ -41,7 +41,9 @@ def mount_own_proc() -> bool:
         kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
         kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC)
     except OSError:
-        return False  # a container that hides parts of /proc; then the outer one stays, and Landlock is what protects it
+        return (
+            False  # a container that hides parts of /proc; then the outer one stays, and Landlock is what protects it
+        )
     return True
 
 
@@ -64,8 +66,8 @@ def children_of(parents: set[int]) -> set[int]:
 def sweep(root: int, *, include_root: bool) -> bool:
     """Kills every descendant of root until none is left; True when that was reached.
 
-    All are stopped first, so that a tree that forks while it is being killed cannot stay ahead. Processes whose parent is
-    this one must be reaped by the caller.
+    All are stopped first, so that a tree that forks while it is being killed cannot stay ahead. Processes whose
+    parent is this one must be reaped by the caller.
     """
     deadline = time.monotonic() + _SWEEP_SECONDS
     while True:

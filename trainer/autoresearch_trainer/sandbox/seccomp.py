@@ -1,7 +1,7 @@
 """The system calls that a candidate is refused, by libseccomp, which knows the numbers of every architecture.
 
-Refused calls return an error instead of killing, so that a person reads `PermissionError` with a line number. The filter starts
-from "allowed": PyTorch and CUDA use too many calls for a list of what is needed to hold over versions.
+Refused calls return an error instead of killing, so that a person reads `PermissionError` with a line number. The
+filter starts from "allowed": PyTorch and CUDA use too many calls for a list of what is needed to hold over versions.
 """
 
 import errno
@@ -9,7 +9,7 @@ import signal
 import socket
 from types import ModuleType
 
-REFUSED = (
+REFUSED = (  # noqa: SIM905 - groups of words under their reasons read better than seventy lines
     # Ways to other machines and processes; the gate's connection is already open (docs/decisions/0005).
     "connect bind listen accept accept4 "
     # Work that a filter cannot see, because the kernel does it later.
@@ -24,16 +24,20 @@ REFUSED = (
     "open_by_handle_at name_to_handle_at fanotify_init quotactl quotactl_fd swapon swapoff "
     "unshare setns "
     # The machine.
-    "kexec_load kexec_file_load init_module finit_module delete_module reboot acct syslog vhangup sethostname setdomainname "
+    "kexec_load kexec_file_load init_module finit_module delete_module reboot acct syslog vhangup "
+    "sethostname setdomainname "
     "settimeofday clock_settime clock_adjtime adjtimex iopl ioperm "
     # Which core runs the trial is the operator's to choose.
     "sched_setaffinity "
     # Metadata of files outside; Landlock has no rights for these.
-    "chown fchown lchown fchownat setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat"
+    "chown fchown lchown fchownat setxattr lsetxattr fsetxattr setxattrat "
+    "removexattr lremovexattr fremovexattr removexattrat"
 ).split()
 
 PRETENDED = "chmod fchmod fchmodat fchmodat2 utime utimes futimesat utimensat".split()  # noqa: SIM905 - reads as a list
-"""Calls that do nothing and report success: shutil.copy makes them in honest code, and Landlock cannot tell inside from out."""
+"""Calls that do nothing and report success: shutil.copy makes them in honest code, and Landlock cannot tell inside from
+out.
+"""
 
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX type into the person's terminal
@@ -54,8 +58,8 @@ def library() -> ModuleType | None:
 def install(*, own_signals_only: int | None) -> bool:
     """Confines this process, its threads and children for good; needs no_new_privs.
 
-    own_signals_only: the process id as the kernel's call sees it, when nothing else stops signals to other processes; then
-    signals may go to that id alone. Returns False where libseccomp is missing or the kernel has no filters.
+    own_signals_only: the process id as the kernel's call sees it, when nothing else stops signals to other processes;
+    then signals may go to that id alone. Returns False where libseccomp is missing or the kernel has no filters.
     """
     seccomp = library()
     if seccomp is None:
@@ -95,8 +99,9 @@ def _add_rules(seccomp: ModuleType, program: "object", own_signals_only: int | N
     rule(seccomp.ERRNO(errno.ENOSYS), "clone3")
     for request in _TERMINAL_INPUT:
         rule(refuse, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, 0xFFFFFFFF, request))
-    # With SIGCHLD ignored a child's CPU time is added to nobody when it ends: work in short-lived children would be free.
-    # The kernel reads 32 bits of a signal's number: so must the filter. Success is pretended, since DataLoader and asyncio set a handler they can do without.
+    # With SIGCHLD ignored a child's CPU time is added to nobody when it ends: work in short-lived children would be
+    # free. The kernel reads 32 bits of a signal's number: so must the filter. Success is pretended, since DataLoader
+    # and asyncio set a handler they can do without.
     given = seccomp.Arg(1, seccomp.NE, 0)
     rule(pretend, "rt_sigaction", seccomp.Arg(0, seccomp.MASKED_EQ, 0xFFFFFFFF, signal.SIGCHLD), given)
     if own_signals_only is not None:

@@ -1,0 +1,404 @@
+"""One trial from its spec to its result: trusted, forked from the warm process, single-threaded.
+
+It copies the source, starts the tree, is the gate, watches the limits, ends what has to end, has the judge score the
+artifact and writes the result durably before it reports it. It never runs candidate code and never blocks on a
+candidate.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from . import classify, judging, launcher, preparation
+from .clock import TreeClock, members, wall
+from .data import manifest as manifests
+from .data.errors import DataError
+from .data.shards import TokenSplit, token_bytes
+from .gate import Gate
+from .outputlog import OutputLog
+from .result import INVALID, LOST, SCORED, Audit, Isolation, TrialResult, encode, write_durably
+from .sandbox import kernel, namespace
+from .spec import TrialSpec
+from .watch import POLL_SECONDS, Watch
+
+PROGRESS_SECONDS = 0.5
+HAND_OVER_GRACE_SECONDS = 10.0
+"""How long a script may go on after its model has arrived, to print a summary."""
+_OUTPUT_FILE, _RESULT_FILE = "output.log", "result.json"
+
+
+class _Stopped(Exception):
+    """The operator, or its end, asked for the trial to end now."""
+
+
+class Supervisor:
+    """Carries out one trial; `run` is called once."""
+
+    def __init__(self, spec: TrialSpec, control: socket.socket, hardware: dict[str, str]) -> None:
+        self._spec = spec
+        self._control = control
+        self._began = wall()
+        self._folders = preparation.TrialFolders(spec.work_dir)
+        self._result = TrialResult(
+            outcome=LOST,
+            split=spec.split,
+            seed=spec.seed,
+            self_reported=spec.evaluation == "SelfReported",
+            hardware=hardware,
+        )
+        self._launcher = 0
+        self._tree = namespace.SWEEP
+        self._launcher_socket: socket.socket | None = None
+        self._ending: classify.Ending | None = None
+        self._forced: classify.Failure | None = None
+        self._main = 0
+        self._candidate_began = 0.0
+        self._left_by: float | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Carries the trial out, writes workDir/result.json and returns the document."""
+        try:
+            self._carry_out()
+        except _Stopped:
+            self._lost("Stopped", "The trial was stopped before it had a result.")
+        except preparation.SourceError as error:
+            self._invalid(classify.Failure("Crashed", "Source", str(error)))
+        except DataError as error:
+            self._lost("Data", str(error))
+        except OSError as error:
+            self._lost("OSError", f"{type(error).__name__}: {error}")
+        finally:
+            self._end_tree()
+        self._result.total_seconds = wall() - self._began
+        document = self._result.as_json()
+        write_durably(self._spec.work_dir / _RESULT_FILE, document)
+        self._folders.remove()
+        return document
+
+    def _lost(self, detail: str, message: str) -> None:
+        self._result.outcome, self._result.reason = LOST, None
+        self._result.detail, self._result.message = detail, message
+
+    def _invalid(self, failure: classify.Failure) -> None:
+        self._result.outcome, self._result.reason = INVALID, failure.reason
+        self._result.detail, self._result.message = failure.detail, failure.message
+
+    def _carry_out(self) -> None:
+        spec = self._spec
+        kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
+        self._result.source_sha256 = self._folders.make(spec.source_dir, spec.script)
+        self._result.reference_seconds = preparation.reference_seconds(spec.threads)
+        manifest = manifests.load(spec.data_dir)
+        lengths = token_bytes(spec.data_dir, manifest)
+        ours, theirs = socket.socketpair()
+        output_read, output_write = os.pipe()
+        self._candidate_began = wall()
+        self._start_tree(theirs, output_write)
+        theirs.close()
+        os.close(output_write)
+        # Only now: what is opened before the fork would be mapped in the candidate too.
+        tree_clock = TreeClock(self._launcher)
+        gate = Gate(
+            ours,
+            spec,
+            {
+                "budget": spec.budget.as_json(),
+                "seed": spec.seed,
+                "vocabSize": manifest.vocab_size,
+                "maxSeqLen": manifest.max_seq_len,
+                "evalBatch": manifest.eval_batch,
+                "selfReported": self._result.self_reported,
+                "dataDir": str(spec.data_dir) if self._result.self_reported else None,
+            },
+            lengths.astype("<i2").tobytes(),
+            lambda: list(TokenSplit(spec.data_dir, "train", manifest=manifest).shards),
+            lambda: judging.ArtifactFiles(self._folders.artifact),
+            tree_clock,
+        )
+        watch = Watch(self._launcher, tree_clock, spec.limits, [self._folders.run_dir, self._folders.temporary])
+        with OutputLog(spec.work_dir / _OUTPUT_FILE, spec.limits.stdout_bytes) as log:
+            self._supervise(gate, watch, tree_clock, log, output_read)
+            self._account(gate, watch, tree_clock)
+            self._decide(gate, log)
+
+    def _start_tree(self, gate_socket: socket.socket, output: int) -> None:
+        """Forks a stage that enters the namespaces, and from it the launcher, which this process then adopts.
+
+        The stage exists because a process that has entered a pid namespace for its children can never fork into its own
+        again, and this one still has a judge to start.
+        """
+        ours, theirs = socket.socketpair()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        stage = os.fork()
+        if stage == 0:
+            ours.close()
+            _stage(self._spec, self._folders, launcher.Descriptors(gate_socket.fileno(), output, theirs.fileno()))
+        theirs.close()
+        self._launcher_socket = ours
+        line = b""
+        while not line.endswith(b"\n"):
+            piece = ours.recv(4096)
+            if not piece:
+                raise OSError("the trial's first process could not be started")
+            line += piece
+        os.waitpid(stage, 0)
+        told = json.loads(line)
+        self._launcher, self._tree = told["pid"], told["tree"]
+        ours.sendall(b"g")
+        ours.setblocking(False)
+
+    def _supervise(self, gate: Gate, watch: Watch, tree_clock: TreeClock, log: OutputLog, output: int) -> None:
+        os.set_blocking(output, False)
+        launcher_socket = self._launcher_socket
+        assert launcher_socket is not None  # noqa: S101 - set by _start_tree
+        poller = select.epoll()
+        gate_fd = gate.fileno()
+        for descriptor in (gate_fd, output, launcher_socket.fileno(), self._control.fileno()):
+            poller.register(descriptor, select.EPOLLIN)
+        next_poll, next_progress = wall(), wall() + PROGRESS_SECONDS
+        gate_registered = True
+        while self._ending is None and self._forced is None:
+            for descriptor, event in poller.poll(POLL_SECONDS):
+                if descriptor == gate_fd and gate_registered:
+                    if event & select.EPOLLOUT:
+                        gate.on_writable()
+                    if event & ~select.EPOLLOUT:
+                        gate.on_readable()
+                    if not gate.open:
+                        with suppress(OSError):
+                            poller.unregister(gate_fd)
+                        gate_registered = False
+                    else:
+                        wanted = select.EPOLLIN | (select.EPOLLOUT if gate.wants_to_write else 0)
+                        if gate.wants_to_write or event & select.EPOLLOUT:
+                            poller.modify(gate_fd, wanted)
+                elif descriptor == output:
+                    if not log.take(output):
+                        poller.unregister(output)
+                elif descriptor == launcher_socket.fileno():
+                    self._hear_launcher(launcher_socket)
+                elif descriptor == self._control.fileno():
+                    raise _Stopped
+            now = wall()
+            if now >= next_poll:
+                next_poll = now + POLL_SECONDS
+                self._find_main(tree_clock)
+                excess = watch.poll()
+                if excess:
+                    self._forced = classify.Failure(excess.reason, excess.detail, excess.message)
+                self._check_clocks(gate, now)
+            if now >= next_progress:
+                next_progress = now + PROGRESS_SECONDS
+                self._report_progress(gate)
+        if self._forced is None or gate.account.handed_over:
+            while gate.open and _has_input(gate.fileno()):
+                gate.on_readable()  # what the candidate sent before it ended counts
+        self._end_tree()
+        while log.take(output):
+            pass
+        os.close(output)
+        poller.close()
+
+    def _hear_launcher(self, connection: socket.socket) -> None:
+        data = connection.recv(1 << 16)
+        if not data:
+            if self._ending is None:
+                self._ending = classify.Ending(signal=signal.SIGKILL)
+            return
+        for line in data.splitlines():
+            told = json.loads(line)
+            if told.get("isolation"):
+                self._result.isolation = Isolation(**told["isolation"])
+            if "code" in told:
+                self._ending = classify.Ending(told["code"], told["signal"])
+
+    def _find_main(self, tree_clock: TreeClock) -> None:
+        if self._main:
+            return
+        children = [member for member in members(self._launcher) if member.parent == self._launcher]
+        if children:
+            self._main = min(children, key=lambda member: member.started).pid
+            tree_clock.watch_main(self._main)
+
+    def _check_clocks(self, gate: Gate, now: float) -> None:
+        spec, account = self._spec, gate.account
+        if account.handed_over:
+            if self._left_by is None:
+                self._left_by = now + HAND_OVER_GRACE_SECONDS
+            if now > self._left_by:
+                self._ending = classify.Ending(code=0)
+            return
+        if account.started_wall is None:
+            allowed = spec.startup_seconds
+            if self._result.self_reported:
+                allowed += spec.budget.wall_backstop_seconds
+            if now - self._candidate_began > allowed:
+                self._forced = classify.Failure(
+                    "Timeout",
+                    "Startup",
+                    f"The clock had not started {allowed:g} s after the script began; the third batch starts it.",
+                )
+            return
+        budget = spec.budget
+        if budget.kind != "steps" and gate.spent() > budget.amount + 1.0:
+            self._forced = self._overrun(gate.spent())
+        elif now - account.started_wall > budget.wall_backstop_seconds:
+            self._forced = classify.Failure(
+                "Timeout",
+                "Backstop",
+                f"The budget of {budget.amount:g} {budget.kind} was not used up after "
+                f"{budget.wall_backstop_seconds:g} s of wall time.",
+            )
+
+    def _overrun(self, spent: float) -> classify.Failure:
+        budget = self._spec.budget
+        used = f"{spent:.2f} of {budget.amount:g} {budget.kind} had been used (1 more is allowed)"
+        text = f"{used} and no model was complete."
+        return classify.Failure("Timeout", "Budget", text)
+
+    def _report_progress(self, gate: Gate) -> None:
+        account = gate.account
+        loss = account.last_loss
+        event = {
+            "event": "progress",
+            "name": self._spec.name,
+            "step": account.steps,
+            "tokens": account.train_tokens,
+            "loss": loss if loss is not None and abs(loss) < float("inf") else None,
+            "progress": round(gate.progress(), 4),
+        }
+        with suppress(BlockingIOError):  # a reader that lags loses a progress line, nothing else
+            self._control.send(encode(event) + b"\n", socket.MSG_DONTWAIT)
+
+    def _account(self, gate: Gate, watch: Watch, tree_clock: TreeClock) -> None:
+        account, result = gate.account, self._result
+        result.steps, result.train_tokens, result.curve = account.steps, account.train_tokens, account.curve
+        result.peak_memory_bytes = watch.peak_memory_bytes or None
+        result.artifact_sha256 = account.artifact_sha256
+        if account.started_wall is not None:
+            result.startup_seconds = account.started_wall - self._candidate_began
+            stopped = account.stopped_wall if account.stopped_wall is not None else wall()
+            result.train_seconds = stopped - account.started_wall
+            used = account.stopped_cpu if account.handed_over else tree_clock.scan([])
+            result.cpu_seconds = max(0.0, used - account.started_cpu)
+            spent = result.cpu_seconds if self._spec.budget.kind == "cpuSeconds" else result.train_seconds
+            result.tokens_per_second = account.train_tokens / spent if spent > 0 else None
+
+    def _decide(self, gate: Gate, log: OutputLog) -> None:
+        account, result, budget = gate.account, self._result, self._spec.budget
+        failure = self._forced
+        if failure is None and account.handed_over and account.started_wall is not None and budget.kind != "steps":
+            spent = (result.cpu_seconds if budget.kind == "cpuSeconds" else result.train_seconds) or 0.0
+            if spent > budget.amount + 1.0:
+                failure = self._overrun(spent)
+        if failure is None and account.artifact_problem:
+            failure = classify.Failure("ArtifactRefused", *account.artifact_problem)
+        if failure is not None:
+            self._invalid(failure)
+        elif result.self_reported:
+            self._take_word(log)
+        elif account.handed_over:
+            self._judge()
+        else:
+            ending = self._ending or classify.Ending(code=0)
+            self._invalid(classify.why(ending, log.tail(), account.last_loss, account.problem))
+
+    def _take_word(self, log: OutputLog) -> None:
+        """The score of a SelfReported trial: the last val_bpb line, if the script ended well."""
+        ending = self._ending or classify.Ending()
+        score = log.reported_score()
+        if ending.code == 0 and score is not None:
+            self._result.outcome, self._result.val_bpb = SCORED, score
+            self._result.message = "The script's own figure; nothing checked it."
+        elif ending.code == 0:
+            text = "The script ended without a line `val_bpb: <number>`."
+            self._invalid(classify.Failure("NoArtifact", "NoScore", text))
+        else:
+            self._invalid(classify.why(ending, log.tail(), None, None))
+
+    def _judge(self) -> None:
+        result = self._result
+        began = wall()
+        answer = judging.score(self._spec, self._folders.artifact, self._stopped)
+        result.judge_seconds = wall() - began
+        if isinstance(answer, judging.JudgeFault):
+            self._lost("Judge", answer.message)
+        elif isinstance(answer, classify.Failure):
+            self._invalid(answer)
+        else:
+            result.outcome = SCORED
+            result.val_bpb, result.nats = answer.val_bpb, answer.nats
+            result.bytes, result.tokens, result.parameters = answer.bytes, answer.tokens, answer.parameters
+            result.audit = Audit(answer.pairs, answer.mismatches, answer.max_difference)
+
+    def _stopped(self) -> None:
+        """Raises _Stopped once the operator has asked for the end."""
+        if _has_input(self._control.fileno()):
+            raise _Stopped
+
+    def _end_tree(self) -> None:
+        """Kills whatever is left of the trial's tree and waits until it is gone."""
+        if not self._launcher:
+            return
+        if self._tree == namespace.SWEEP:
+            namespace.sweep(self._launcher, include_root=True)
+        with suppress(ProcessLookupError):
+            os.kill(self._launcher, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self._launcher, 0)  # for PID 1 of a namespace this returns when all of it has ended
+        self._launcher = 0
+        if self._tree == namespace.SWEEP:
+            namespace.sweep(os.getpid(), include_root=False)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+
+def _stage(spec: TrialSpec, folders: preparation.TrialFolders, descriptors: launcher.Descriptors) -> None:
+    """Between the supervisor and the launcher: enters the namespaces, forks, says who was born, ends."""
+    code = 1
+    try:
+        kernel.die_with_parent()
+        tree = namespace.enter()
+        child = os.fork()
+        if child == 0:
+            places = launcher.Folders(folders.run_dir, folders.temporary)
+            os._exit(launcher.main(spec, places, descriptors, tree))
+        os.write(descriptors.control, json.dumps({"pid": child, "tree": tree}).encode() + b"\n")
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _has_input(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])
+
+
+def run_forked(spec: TrialSpec, control: socket.socket, hardware: dict[str, str]) -> int:
+    """The supervisor's process from its fork to its exit code; events go to control, one JSON object a line."""
+    began = time.monotonic()
+    if spec.cpus is not None:
+        os.sched_setaffinity(0, spec.cpus)
+    _send(control, {"event": "started", "name": spec.name, "pid": os.getpid()})
+    supervisor = Supervisor(spec, control, hardware)
+    try:
+        document = supervisor.run()
+    except OSError as error:
+        # The result could not be written: the disk is full or gone. Say so; the operator decides when to try again.
+        lost = TrialResult(outcome=LOST, detail="Disk", message=f"workDir: {error}", split=spec.split, seed=spec.seed)
+        lost.total_seconds = time.monotonic() - began
+        document = lost.as_json()
+    _send(control, {"event": "result", "name": spec.name, "result": document})
+    return 0
+
+
+def _send(control: socket.socket, event: dict[str, Any]) -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the warm process is gone, and the kernel ends this one
+        control.sendall(encode(event) + b"\n")

@@ -7,6 +7,7 @@ import argparse
 import ast
 import inspect
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -102,16 +103,18 @@ def _type(kind: Type) -> str:
         item = "map" if kind.item.model is not None else _type(kind.item)
         return f"{'list' if kind.is_list else 'map'} of {item}{_bounds(kind)}"
     if isinstance(kind.bare, type) and issubclass(kind.bare, StrEnum):
-        if len(kind.bare) > 8:
-            return f"one of [{kind.bare.__name__}](reasons.md#{kind.bare.__name__.lower()})"
-        return _cell(" | ".join(f"`{member}`" for member in kind.bare))
+        name = kind.bare.__name__
+        return f"one of [{name}](reasons.md#{name.lower()})" if len(kind.bare) > 8 else _choices(list(kind.bare))
     if arguments := getattr(kind.bare, "__args__", ()):
-        if all(isinstance(argument, str) for argument in arguments):
-            return _cell(" | ".join(f"`{argument}`" for argument in arguments))
-        return f"list of {len(arguments)} numbers"
+        literal = all(isinstance(argument, str) for argument in arguments)
+        return _choices(arguments) if literal else f"list of {len(arguments)} numbers"
     names: dict[Any, str] = {int: "integer", float: "number", bool: "boolean", str: "string"}
     names |= {Duration: "duration", Quantity: "quantity"}
     return names.get(kind.bare, "any value") + _bounds(kind)
+
+
+def _choices(values: Sequence[str]) -> str:
+    return _cell(" | ".join(f"`{value}`" for value in values))
 
 
 def _bounds(kind: Type) -> str:

@@ -102,7 +102,9 @@ LabelValue = Annotated[
     Want('a label value: letters, digits, "-", "_" and ".", at most 63 characters'),
 ]
 Commit = Annotated[
-    str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$"), Want("a full commit id in quotes: 40 or 64 of 0-9 and a-f")
+    str,
+    Field(max_length=64, pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$"),
+    Want("a full commit id in quotes: 40 or 64 of 0-9 and a-f"),
 ]
 """A git object id. Quoted in YAML, because one of digits only would be read as a number."""
 
@@ -318,11 +320,20 @@ Cores = Annotated[
 ]
 
 
-def unset_or_list(value: object) -> object:
+def _not_one_string(value: object) -> object:
     """Refuse a single string where a list is wanted: pydantic's own message would not say how to mend it."""
     if isinstance(value, str):
         raise hinted(f"write [{value[:40]}]")
     return value
 
 
-OneOrMany = BeforeValidator(unset_or_list)
+ListOnly = BeforeValidator(_not_one_string)
+
+
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise refusal("has a NUL character in it, which ends a string of the operating system")
+    return value
+
+
+NoNul = AfterValidator(_without_nul)

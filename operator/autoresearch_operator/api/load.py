@@ -65,13 +65,11 @@ def load_run(text: str, *, filename: str, local: bool) -> ResearchRun:
         try:
             run = ResearchRun.model_validate(value, context={LOCAL: local}, by_alias=True, by_name=False)
         except ValidationError as error:
-            found += [
-                (path, document.line(path), sentence)
-                for path, sentence in (
-                    sentence_of(details, document.texts) for details in error.errors(include_url=False)
-                )
-                if sentence
-            ]
+            empty = {path for path, _, _ in found}
+            for details in error.errors(include_url=False):
+                path, sentence = sentence_of(details, document.texts)
+                if sentence and not (details["type"] == "missing" and path in empty):
+                    found.append((path, document.line(path), sentence))
     if found or run is None:
         raise InvalidResource(_listed(filename, found))
     return run

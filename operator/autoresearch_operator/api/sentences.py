@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -52,7 +53,7 @@ def _got_want(kind: Type | None, details: ErrorDetails, text: str | None, hint: 
     elif details["type"] == "string_too_long" and isinstance(value, str):
         got = f"{len(value)} characters"
     else:
-        got = shown(value) if text is None else text[:60]
+        got = shown(value) if text is None else shown(text)[1:-1]
     want = kind.want if kind is not None and kind.want else _want(kind, details)
     return f"got {got}, want {want}" + (f"; {hint}" if hint else "")
 
@@ -121,7 +122,7 @@ def _number_hint(kind: Type, value: object, _text: str | None) -> str:
     share = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*%", text)
     unit = re.fullmatch(r"\$?([0-9]+(?:\.[0-9]+)?)\s*[A-Za-z$€]+", text)
     seconds = hinted_duration_seconds(text) if "seconds" in (kind.want or "") else None
-    if _NUMBER.fullmatch(plain):
+    if _NUMBER.fullmatch(plain) and math.isfinite(float(plain)):
         return f"write {text} without quotes" if plain == text else f"write {plain}"
     if share and (kind.want or "").startswith("a share"):
         return f"write {float(share[1]) / 100:g}"

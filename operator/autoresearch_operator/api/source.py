@@ -6,13 +6,13 @@ import re
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from autoresearch_operator.api.base import (
     LOCAL,
+    ListOnly,
     Model,
     ObjectName,
-    OneOrMany,
     Refusals,
     RelativePath,
     Want,
@@ -104,6 +104,12 @@ def _editable(value: str) -> str:
     return relative_path(value)
 
 
+GitURL = Annotated[
+    str,
+    Field(min_length=1, max_length=1024),
+    AfterValidator(_git_url),
+    Want(f"a git URL of at most 1024 characters: {_FORMS}"),
+]
 GitRef = Annotated[
     str,
     Field(min_length=1, max_length=200),
@@ -121,9 +127,7 @@ EditablePath = Annotated[
 class SourceSpec(Model):
     """The git repository to start from, and the branch that accepted edits go to."""
 
-    url: Annotated[
-        str | None, Field(min_length=1, max_length=1024, examples=["https://git.lab.example/ml/autoresearch.git"])
-    ] = None
+    url: Annotated[GitURL | None, Field(examples=["https://git.lab.example/ml/autoresearch.git"])] = None
     """The git repository to start from: https://, ssh:// or git@host:path. Local mode also takes a folder, which
     starts with `/`, `./`, `../` (from the folder the command runs in) or `~/`. Unset: the run starts from `template`.
     Immutable."""
@@ -145,7 +149,7 @@ class SourceSpec(Model):
     editable_paths: Annotated[
         tuple[EditablePath, ...],
         Field(min_length=1, max_length=64),
-        OneOrMany,
+        ListOnly,
         Want("a list of 1 to 64 paths such as [train.py]"),
     ] = ("train.py",)
     """The files that a candidate may change, from the top of the repository. Default [train.py], because one file
@@ -153,8 +157,6 @@ class SourceSpec(Model):
     program: RelativePath = "program.md"
     """The file with your instructions to the proposer, from the top of the repository. Default program.md. A
     repository without it uses the built-in page. Mutable."""
-
-    _check_url = field_validator("url")(_git_url)
 
     @model_validator(mode="after")
     def _refuse(self) -> Self:

@@ -13,9 +13,10 @@ from autoresearch_operator.api.base import (
     Bytes,
     Cores,
     Duration,
+    ListOnly,
     Model,
+    NoNul,
     ObjectName,
-    OneOrMany,
     Refusals,
     RelativePath,
     Want,
@@ -44,7 +45,7 @@ class EnvVar(Model):
     ]
     """The variable's name. Those that start with AUTORESEARCH_ are the gate's and are refused. Immutable while the run
     has scores."""
-    value: Annotated[str, Field(max_length=4096), Want("a string of at most 4096 characters")] = ""
+    value: Annotated[str, Field(max_length=4096), NoNul, Want("a string of at most 4096 characters")] = ""
     """Its value, always a string: quote numbers. Plain values only, so that no Secret can get into a trial. Default
     empty. Immutable while the run has scores."""
 
@@ -134,9 +135,9 @@ class TrainerSpec(Model):
     ] = ()
     """Secrets to pull `image` with. Default none. Immutable while the run has scores."""
     command: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=1024), Want("a string")], ...],
+        tuple[Annotated[str, Field(min_length=1, max_length=1024), NoNul, Want("a string")], ...],
         Field(min_length=1, max_length=32),
-        OneOrMany,
+        ListOnly,
         Want("a list of 1 to 32 strings such as [python, train.py]"),
     ] = ("python", "train.py")
     """What a trial runs, at the top of the candidate's files. Default [python, train.py]. Local mode runs Python

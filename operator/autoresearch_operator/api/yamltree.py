@@ -179,9 +179,10 @@ def _scalar(node: yaml.Node, path: Path, document: Document) -> Any:
 def _sentence(text: str, error: yaml.YAMLError) -> str:
     """One sentence for what PyYAML spreads over several lines."""
     if isinstance(error, yaml.reader.ReaderError):
+        code = error.character if isinstance(error.character, int) else ord(str(error.character))
         before = text[: error.position]
         line, column = before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1
-        return f"line {line}, column {column}: the character U+{ord(str(error.character)):04X} is not allowed in YAML"
+        return f"line {line}, column {column}: the character U+{code:04X} is not allowed in YAML"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     problem = str(getattr(error, "problem", None) or error).split("\n")[0]
     if mark is None:

@@ -1,0 +1,291 @@
+"""The commands. Each is a guard, one call, and an exit code: 0 done, 1 it failed, 2 the input is wrong, 130 stopped."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoresearch_operator.api.load import InvalidResource
+from autoresearch_operator.api.template import commented_run
+from autoresearch_operator.settings import Settings
+
+app = typer.Typer(
+    name="autoresearch",
+    help="Autonomous ML research with scores that can be believed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Workdir = Annotated[
+    Path | None, typer.Option("--workdir", "-w", help="The run's folder. Default: the newest one under runs/.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+class Refusal(Exception):
+    """The input is wrong: one sentence, exit code 2."""
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Turns every fault that we foresee into a sentence on standard error and an exit code."""
+    from autoresearch_operator.gateways.errors import GitError
+    from autoresearch_operator.local.data import DataError
+    from autoresearch_operator.local.durable import RunLocked, StorageFull
+    from autoresearch_operator.local.machine import MachineError
+    from autoresearch_operator.local.session import SessionError
+    from autoresearch_operator.local.store import StoreError
+    from autoresearch_operator.local.trainer_process import TrainerError
+
+    try:
+        yield
+    except InvalidResource as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    except (Refusal, SessionError, MachineError, RunLocked) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except (StorageFull, StoreError, GitError, TrainerError, DataError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'the system'}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _workdir(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    runs = sorted(Path("runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    if not runs:
+        raise Refusal("there is no run under runs/ here: start one with `autoresearch run FILE`, or give --workdir DIR")
+    return runs[0].parent
+
+
+@app.command()
+def run(
+    file: Annotated[Path, typer.Argument(help="A ResearchRun, as `kubectl apply` takes it.")],
+    workdir: Annotated[
+        Path | None,
+        typer.Option("--workdir", "-w", help="The run's folder; resumed when it exists. Default: runs/NAME."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the whole run. Default: 0, or the resumed run's.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="A data set made by `autoresearch prepare`. Default: the demo corpus.")
+    ] = None,
+    as_json: Json = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print lines instead of a live picture.")] = False,
+) -> None:
+    """Carry out a ResearchRun on this machine. Ctrl-C stops it cleanly; the same command resumes it."""
+    from autoresearch_operator.local import session as sessions
+    from autoresearch_operator.local.reporting import write_reports
+    from autoresearch_operator.local.view import open_view
+
+    settings = Settings()
+    with _sentences():
+        session = sessions.start_or_resume(file, workdir, seed=seed, data=data, settings=settings)
+        with session, open_view(mode="json" if as_json else "plain" if plain else "auto") as view:
+            for note in session.store.notes:
+                view.note(note)
+            runner = sessions.make_runner(session, view, settings)
+
+            def interrupt(_signal: int, _frame: object) -> None:
+                urgency = runner.request_stop()
+                view.note(
+                    "letting the running trials finish, then stopping; press Ctrl-C again to stop now"
+                    if urgency == 1
+                    else "stopping now; the running trials are measured again after a resume"
+                )
+
+            signal.signal(signal.SIGINT, interrupt)
+            signal.signal(signal.SIGTERM, interrupt)
+            outcome = runner.run()
+            paths = write_reports(session)
+            view.finished(outcome.plan, paths, stopped=outcome.stopped)
+        if outcome.stopped:
+            raise typer.Exit(130)
+        if outcome.plan.failed is not None:
+            raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("researchrun.yaml"),
+    name: Annotated[str, typer.Option(help="The run's name.")] = "first",
+) -> None:
+    """Write a commented ResearchRun to start from."""
+    with _sentences():
+        try:
+            with file.open("x", encoding="utf-8") as out:
+                out.write(commented_run(name))
+        except FileExistsError:
+            raise Refusal(f"{file} exists: choose another name, nothing was written") from None
+        typer.echo(f"{file} is written. Next: autoresearch run {shlex.quote(str(file))}")
+
+
+@app.command()
+def results(
+    workdir: Workdir = None,
+    as_json: Json = False,
+    tsv: Annotated[bool, typer.Option("--tsv", help="Print tab-separated values, upstream's columns first.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Print every row, however many.")] = False,
+) -> None:
+    """Print what was tried and what became of it."""
+    from autoresearch_operator.local import session as sessions
+    from autoresearch_operator.observe import tables
+
+    with _sentences(), sessions.read(_workdir(workdir)) as session:
+        summary = sessions.summary_of(session)
+        if as_json:
+            _print_json(tables.results_json(summary))
+        elif tsv:
+            typer.echo(tables.results_tsv(summary), nl=False)
+        elif everything:
+            _print(lambda width: tables.results_text(summary, width=width, limit=None))
+        else:
+            _print(lambda width: tables.results_text(summary, width=width))
+
+
+@app.command()
+def show(
+    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    workdir: Workdir = None,
+    as_json: Json = False,
+) -> None:
+    """Print one experiment: its diff, its trials, why it got its verdict, and how to measure it again."""
+    from autoresearch_operator.local import session as sessions
+    from autoresearch_operator.observe import tables
+
+    folder = _workdir_or_exit(workdir)
+    with _sentences(), sessions.read(folder) as session:
+        summary = sessions.summary_of(session)
+        if summary.row(number) is None:
+            raise Refusal(f"experiment {number} is not in {folder}: it has 0 to {len(summary.rows) - 1}")
+        experiments = session.store.load().experiments
+        diff = session.sources.diff(experiments[number], experiments)
+        if as_json:
+            rows = tables.results_json(summary)["experiments"]
+            _print_json({**rows[number], "diff": diff})
+            return
+        reproduce = f"autoresearch rerun {number} --workdir {shlex.quote(str(folder))}"
+        _print(lambda _width: tables.show_text(summary, number, diff=diff, reproduce=reproduce))
+
+
+@app.command()
+def report(workdir: Workdir = None, as_json: Json = False) -> None:
+    """Write report.html, progress.png and results.tsv into the run's folder."""
+    from autoresearch_operator.local import session as sessions
+    from autoresearch_operator.local.reporting import write_reports
+
+    with _sentences(), sessions.read(_workdir(workdir)) as session:
+        paths = write_reports(session)
+        if as_json:
+            _print_json({"files": [str(path) for path in paths]})
+        else:
+            for path in paths:
+                typer.echo(path)
+
+
+@app.command()
+def rerun(
+    number: Annotated[int, typer.Argument(help="The experiment's number.")],
+    workdir: Workdir = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Trial seed, as `show` lists it. Default: the first trial's.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure an experiment again, outside the record. Under a budget of steps the score is the same to the bit."""
+    from autoresearch_operator.local import session as sessions
+    from autoresearch_operator.local.rerun import measure_again
+
+    with _sentences(), sessions.read(_workdir(workdir)) as session:
+        again = measure_again(session, number, seed, Settings())
+        if as_json:
+            _print_json({"recorded": again.recorded, "measured": again.measured, "result": again.result})
+        else:
+            typer.echo(again.sentence)
+        if again.measured is None:
+            raise typer.Exit(1)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def prepare(context: typer.Context) -> None:
+    """Prepare a data set: the demo corpus, TinyStories, climbmix or your own text (--help lists the options)."""
+    settings = Settings()
+    with _sentences():
+        raise typer.Exit(subprocess.run([*settings.trainer, "prepare", *context.args], check=False).returncode)
+
+
+@app.command()
+def doctor(workdir: Workdir = None, as_json: Json = False) -> None:
+    """Look at this machine: cores, quota, memory, GPUs, isolation, clock noise, disk."""
+    from autoresearch_operator.local import doctor as doctors
+
+    with _sentences():
+        findings = doctors.diagnose(workdir or Path(), Settings())
+        if as_json:
+            _print_json(doctors.findings_json(findings))
+        else:
+            _print(lambda width: doctors.findings_table(findings, width=width))
+        if any(finding.status == "fail" for finding in findings):
+            raise typer.Exit(1)
+
+
+@app.command()
+def version(as_json: Json = False) -> None:
+    """Print versions of what decides a score."""
+    found = {"python": platform.python_version()}
+    for name in ("autoresearch-operator", "autoresearch-trainer", "torch", "optuna"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    if as_json:
+        _print_json(found)
+    else:
+        for name, value in found.items():
+            typer.echo(f"{name} {value}")
+
+
+def _workdir_or_exit(given: Path | None) -> Path:
+    with _sentences():
+        return _workdir(given)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _print(build: Any) -> None:
+    """Prints what `build(width)` gives, as wide as the terminal."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=False)
+    console.print(build(console.width))
+
+
+def main() -> None:
+    """Entry point of the `autoresearch` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        # `autoresearch results | head`: the reader has what it wanted.
+        sys.stderr.close()
+        sys.exit(0)

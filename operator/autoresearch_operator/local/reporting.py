@@ -1,0 +1,22 @@
+"""Writes what a person opens when a run is over: the report, the chart, the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoresearch_operator.local.durable import write_durable
+from autoresearch_operator.local.session import Session, summary_of
+from autoresearch_operator.observe.chart import progress_png
+from autoresearch_operator.observe.report import write_report
+from autoresearch_operator.observe.tables import results_tsv
+
+
+def write_reports(session: Session) -> list[Path]:
+    """Writes report.html, progress.png and results.tsv into the run's folder and gives their paths."""
+    summary = summary_of(session)
+    experiments = session.store.load().experiments
+    page, chart, table = (session.workdir / name for name in ("report.html", "progress.png", "results.tsv"))
+    write_report(summary, lambda number: session.sources.diff(experiments[number], experiments), page)
+    progress_png(summary, chart)
+    write_durable(table, results_tsv(summary).encode("utf-8"))
+    return [page, chart, table]

@@ -1,0 +1,89 @@
+"""Runs `autoresearch run` as a process on a small campaign with the scripted trainer, and reads what it decided."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoresearch_operator.local.store import Store
+
+HERE = Path(__file__).parent
+
+REQUEST = """\
+apiVersion: autoresearch.dev/v1alpha1
+kind: ResearchRun
+metadata: {name: chaos}
+spec:
+  tiers:
+  - {name: cpu, gpus: 0, budget: {steps: 5}, maxParallel: 2}
+  limits: {experiments: EXPERIMENTS}
+"""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What must not depend on when the loop was killed."""
+
+    branch: str
+    verdicts: tuple[tuple[int, str, str], ...]
+    trials: tuple[tuple[int, int], ...]
+    scores: tuple[float | None, ...]
+
+
+class Campaign:
+    """One work folder and the command that works on it."""
+
+    def __init__(self, folder: Path, *, experiments: int = 8, trial_seconds: float = 0.03) -> None:
+        self.folder = folder
+        self.workdir = folder / "run"
+        self.request = folder / "request.yaml"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.request.write_text(REQUEST.replace("EXPERIMENTS", str(experiments)))
+        self.environment = {
+            **os.environ,
+            "AUTORESEARCH_TRAINER": shlex.join([sys.executable, str(HERE / "scripted_trainer.py")]),
+            "SCRIPTED_DATA": str(folder / "data"),
+            "SCRIPTED_TRIAL_SECONDS": str(trial_seconds),
+        }
+
+    def start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "from autoresearch_operator.cli import main; main()", "run", str(self.request)]
+        log = (self.folder / "log.txt").open("ab")
+        return subprocess.Popen(
+            [*command, "--workdir", str(self.workdir), "--plain"], env=self.environment, stdout=log, stderr=log
+        )
+
+    def finish(self, timeout: float = 240) -> int:
+        """Runs to the end; the exit code."""
+        return self.start().wait(timeout)
+
+    def kill_after(self, seconds: float) -> bool:
+        """Starts, kills with SIGKILL after `seconds`; False when it had ended by itself."""
+        process = self.start()
+        time.sleep(seconds)
+        ended = process.poll() is not None
+        if not ended:
+            process.send_signal(signal.SIGKILL)
+        process.wait()
+        return not ended
+
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text(errors="replace")
+
+    def verdicts(self) -> Verdicts:
+        with Store.open(self.workdir, readonly=True) as store:
+            loaded = store.load()
+            keys = [(trial.key.experiment, trial.key.seed) for trial in loaded.trials if trial.finished]
+            ordered = sorted(loaded.trials, key=lambda trial: (trial.key.experiment, trial.key.seed, trial.key.attempt))
+            return Verdicts(
+                branch=store.repository.resolve(store.run.branch_ref),
+                verdicts=tuple((e.number, str(e.verdict), str(e.reason)) for e in loaded.experiments),
+                trials=tuple(sorted(keys)),
+                scores=tuple(trial.val_bpb for trial in ordered),
+            )

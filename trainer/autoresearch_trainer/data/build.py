@@ -78,12 +78,14 @@ def _same_recipe(manifest: Manifest, recipe: Recipe, target: Path) -> None:
     for field, value in wanted.items():
         if found[field] != value:
             raise DataError(
-                f"{target} holds another data set ({field} is {found[field]}, {value} was asked for): choose another --out"
+                f"{target} holds another data set ({field} is {found[field]}, {value} was asked for): "
+                "choose another --out"
             )
 
 
 def _fill(corpus: Corpus, recipe: Recipe, folder: Path, say: Say) -> None:
-    from .duplicates import DuplicateFinder  # its library loads scipy, 1.5 s that a data set found whole need not wait for
+    # Imported here: its library loads scipy, 1.5 s that nobody need wait for when the data set is there already.
+    from .duplicates import DuplicateFinder
 
     tokenizer = tokenizers.train(_training_text(corpus), recipe.vocab_size)
     say(f"Tokenizer: {tokenizer.vocab_size} tokens.")
@@ -133,7 +135,7 @@ def _fill(corpus: Corpus, recipe: Recipe, folder: Path, say: Say) -> None:
         eval_batch=recipe.eval_batch,
         tokenizer="tokenizer.json",
         tokenizer_sha256=file_sha256(folder / "tokenizer.json"),
-        token_bytes="token_bytes.npy",
+        token_bytes="token_bytes.npy",  # noqa: S106 - a file name, no password
         token_bytes_sha256=file_sha256(folder / "token_bytes.npy"),
         corpus_sha256=digest.hexdigest(),
         licence=recipe.licence,

@@ -43,8 +43,8 @@ def assign_splits(documents: Iterable[Document], share: float = HELD_OUT_SHARE) 
     """Splits by the SHA-256 of each document's name: in that order the first go to test, the next to val, until each
     holds `share` of the bytes, and the rest to train.
 
-    So the split depends on names alone up to one document at each border, every split has its size whatever the sizes of
-    the files, and no split is in alphabetical (that is, topical) order. Raises DataError for too few documents.
+    So the split depends on names alone up to one document at each border, every split has its size whatever the sizes
+    of the files, and no split is in alphabetical (that is, topical) order. Raises DataError for too few documents.
     """
     ordered = sorted(documents, key=lambda document: hashlib.sha256(document.name.encode()).digest())
     total = sum(len(document.text.encode()) for document in ordered)
@@ -57,7 +57,8 @@ def assign_splits(documents: Iterable[Document], share: float = HELD_OUT_SHARE) 
             split, filled = ("val" if split == "test" else "train"), 0
     if empty := [name for name, found in splits.items() if not found]:
         raise DataError(
-            f"{len(ordered)} documents cannot be divided into train, val and test ({empty[0]} got none): give more files"
+            f"{len(ordered)} documents cannot be divided into train, val and test ({empty[0]} got none): "
+            "give more files"
         )
     return MemoryCorpus(splits)
 
@@ -80,7 +81,9 @@ def read_text_files(paths: Sequence[Path]) -> list[Document]:
         try:
             text = path.read_bytes().decode()
         except UnicodeDecodeError as error:
-            raise DataError(f"--text: {path} is not UTF-8 text (byte {error.start}): convert it, or leave it out") from None
+            raise DataError(
+                f"--text: {path} is not UTF-8 text (byte {error.start}): convert it, or leave it out"
+            ) from None
         except OSError as error:
             raise DataError(f"--text: {path} cannot be read: {error.strerror}") from error
         if text:

@@ -20,8 +20,10 @@ EVAL_BATCH = 64
 LICENCE = "PSF-2.0 (the library text of this machine's Python; it never leaves this machine)"
 
 _LEFT_OUT = frozenset(
-    "test tests idle_test idlelib encodings lib2to3 tkinter turtledemo pydoc_data ensurepip distutils site-packages "
-    "dist-packages __pycache__ lib-dynload __phello__".split()
+    (
+        *("test", "tests", "idle_test", "idlelib", "encodings", "lib2to3", "tkinter", "turtledemo", "pydoc_data"),
+        *("ensurepip", "distutils", "site-packages", "dist-packages", "__pycache__", "lib-dynload", "__phello__"),
+    )
 )
 """Folders that not every installation has, that differ between distributors, or that are tables rather than text."""
 
@@ -48,8 +50,8 @@ def read_library(folder: Path | None = None) -> list[Document]:
     size = sum(len(document.text) for document in documents)
     if size < _LEAST_BYTES:
         raise DataError(
-            f"Python's library in {root} has only {size} characters of source text (this Python may be packed in a zip): "
-            "give text of your own with --text FILES"
+            f"Python's library in {root} has only {size} characters of source text (this Python may be packed in a "
+            "zip): give text of your own with --text FILES"
         )
     return documents
 

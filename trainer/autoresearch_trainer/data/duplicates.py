@@ -1,9 +1,10 @@
 """Near-duplicates between splits: text that is in train as well makes val and test easier than they look.
 
 Documents are compared as sets of 8-token shingles. A held-out document is a near-duplicate when its Jaccard similarity
-with a document of an earlier split (train, then val) is at least THRESHOLD, estimated by MinHash (128 permutations: standard error
-0.04 at 0.8). Hashing every training document 128 times would take hours for a real corpus, so a document is only
-sketched when enough of its shingles occur in the held-out text at all, which numpy decides for millions a second.
+with a document of an earlier split (train, then val) is at least THRESHOLD, estimated by MinHash (128 permutations:
+standard error 0.04 at 0.8). Hashing every training document 128 times would take hours for a real corpus, so a document
+is only sketched when enough of its shingles occur in the held-out text at all, which numpy decides for millions a
+second.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Report:
 
     def sentence(self) -> str:
         held_out = self.compared.get("val", 0) + self.compared.get("test", 0)
-        found = f"{len(self.removed)} of {held_out} held-out documents were near-duplicates (Jaccard >= {self.threshold})"
-        return f"{found} and were removed." if self.removed else f"{found}."
+        found = f"{len(self.removed)} of {held_out} held-out documents were near-duplicates"
+        return f"{found} (Jaccard >= {self.threshold}){' and were removed' if self.removed else ''}."
 
 
 def shingles(ids: NDArray[np.uint16]) -> Shingles:

@@ -57,7 +57,7 @@ def require_free_space(folder: Path, needed_bytes: int, what: str) -> None:
 def whole_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside target that becomes target when the block ends well, and vanishes when it does not.
 
-    Two processes may build the same target at once: one of them wins and the other keeps the winner's, which is the same.
+    Two processes may build the same target at once: one of them wins, and the other keeps the winner's, which is equal.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -68,6 +68,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
             building.rename(target)
         except OSError as error:
             if not target.is_dir() or not any(target.iterdir()):
-                raise DataError(f"{target} cannot be written: {error.strerror}; choose another place with --out") from error
+                raise DataError(
+                    f"{target} cannot be written: {error.strerror}; choose another place with --out"
+                ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)

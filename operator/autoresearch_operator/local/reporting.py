@@ -16,7 +16,8 @@ def write_reports(session: Session) -> list[Path]:
     summary = summary_of(session)
     experiments = session.store.load().experiments
     page, chart, table = (session.workdir / name for name in ("report.html", "progress.png", "results.tsv"))
-    write_report(summary, lambda number: session.sources.diff(experiments[number], experiments), page)
+    diffs = {record.number: session.sources.diff(record, experiments) for record in experiments}
+    write_report(summary, diffs, page)
     progress_png(summary, chart)
     write_durable(table, results_tsv(summary).encode("utf-8"))
     return [page, chart, table]

@@ -131,6 +131,8 @@ class Runner:
             while True:
                 current = self._pass()
                 if current.finished and not self._running:
+                    why = current.complete or current.failed
+                    self._store.finish(f"{why}: {current.message}", self._experiments, self._trials)
                     return Outcome(current, stopped=False)
                 if self._stop is Stop.NOW or (self._stop and not self._running):
                     return Outcome(current, stopped=True)

@@ -38,8 +38,12 @@ def trial_name(tier: str, key: TrialKey) -> str:
 
 
 def ledger_ref(namespace: str, name: str) -> str:
-    """The git ref that holds a run's record."""
-    return f"refs/autoresearch/{namespace}-{name}"
+    """The git ref that holds a run's record.
+
+    It ends in /ledger so that `git log autoresearch/<namespace>-<name>` means the branch: git tries refs/<word>
+    before refs/heads/<word>.
+    """
+    return f"refs/autoresearch/{namespace}-{name}/ledger"
 
 
 def default_branch(namespace: str, name: str) -> str:

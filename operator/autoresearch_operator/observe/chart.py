@@ -61,7 +61,10 @@ def chart_png(summary: RunSummary, *, dark: bool = False, narrow: bool = False) 
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(stream, format="png", dpi=160, facecolor=figure.get_facecolor())
     # A chart has few colours: an indexed picture is a third of the size, and a report carries four of them.
-    picture = Image.open(stream).convert("RGB").quantize(64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    # MAXCOVERAGE keeps rare colours, such as the few ticks of invalid candidates.
+    picture = (
+        Image.open(stream).convert("RGB").quantize(96, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    )
     small = io.BytesIO()
     picture.save(small, format="png", optimize=True)
     return small.getvalue()

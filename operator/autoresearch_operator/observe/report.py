@@ -11,11 +11,12 @@ import base64
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import jinja2
+import markupsafe
 
 from autoresearch_operator.api.reasons import ExperimentKind, Verdict, VerdictReason
 from autoresearch_operator.observe import text
@@ -23,6 +24,8 @@ from autoresearch_operator.observe.chart import chart_alt, chart_png
 from autoresearch_operator.observe.summary import Row, RunSummary
 from autoresearch_operator.observe.why import explain, helps_words
 
+PAGE_LIMIT = 2_900_000
+"""Characters of a page of up to 1,000 experiments; longer runs get in proportion."""
 DIFF_BUDGET = 900_000
 """Characters of all diffs together."""
 WORDS_BUDGET = 300_000
@@ -48,8 +51,7 @@ class _Entry:
     outcome: str
     hypothesis: str
     why: tuple[str, ...]
-    diff: tuple[tuple[str, str], ...]
-    """(class, lines) runs of the diff."""
+    diff: markupsafe.Markup
     cut: int
     """Lines of the diff that were left out."""
 
@@ -81,11 +83,6 @@ def write_report(summary: RunSummary, diffs: Mapping[int, str], path: Path) -> N
 def report_html(summary: RunSummary, diffs: Mapping[int, str]) -> str:
     """The page as text."""
     shown = [row for row in summary.rows if row.kind is not ExperimentKind.ABLATION]
-    diff_limit = fair_share((len(diffs.get(row.number, "")) for row in shown), DIFF_BUDGET)
-    words_limit = max(80, fair_share((len(row.hypothesis) for row in shown), WORDS_BUDGET))
-    message_limit = max(80, fair_share((len(row.message) for row in shown), WORDS_BUDGET))
-    limits = _Limits(diff_limit, words_limit, message_limit)
-    entries = [_entry(summary, row, diffs.get(row.number, ""), limits) for row in shown]
     charts = {
         name: base64.b64encode(chart_png(summary, dark=dark, narrow=narrow)).decode("ascii")
         for name, dark, narrow in (
@@ -95,6 +92,30 @@ def report_html(summary: RunSummary, diffs: Mapping[int, str]) -> str:
             ("dark_narrow", True, True),
         )
     }
+    page, share = "", 1.0
+    # Escaping and colours can multiply a text's size, by how much is known only afterwards.
+    for _ in range(4):
+        page = _page(summary, shown, diffs, charts, share)
+        if len(page) <= max(PAGE_LIMIT, PAGE_LIMIT * len(shown) // 1000):
+            break
+        share *= min(0.5, 0.6 * PAGE_LIMIT / len(page))
+    return page
+
+
+def _page(
+    summary: RunSummary, shown: list[Row], diffs: Mapping[int, str], charts: Mapping[str, str], share: float
+) -> str:
+    limits = _Limits(
+        fair_share((len(diffs.get(row.number, "")) for row in shown), int(DIFF_BUDGET * share)),
+        max(80, fair_share((len(row.hypothesis) for row in shown), int(WORDS_BUDGET * share))),
+        max(80, fair_share((len(row.message) for row in shown), int(WORDS_BUDGET * share))),
+    )
+    # Colours and escapes can make ten characters of one. A sample tells by how much, before the page is made twice.
+    sample = [diffs[row.number][: limits.diff] for row in shown[:: max(1, len(shown) // 20)] if row.number in diffs]
+    grown = sum(len(diff_markup(diff.splitlines())) for diff in sample) / max(1, sum(map(len, sample)))
+    if grown > 1.6:
+        limits = replace(limits, diff=int(limits.diff * 1.6 / grown))
+    entries = [_entry(summary, row, diffs.get(row.number, ""), limits) for row in shown]
     return _template().render(
         s=summary,
         t=text,
@@ -135,14 +156,14 @@ def _entry(summary: RunSummary, row: Row, diff: str, limits: _Limits) -> _Entry:
         title=text.clean(row.title, 200) or "(no title)",
         outcome=row.outcome,
         hypothesis=text.clean_block(row.hypothesis, limits.words),
-        why=tuple(text.clean(sentence, max(400, limits.message)) for sentence in sentences if sentence),
-        diff=_grouped(lines),
+        why=tuple(text.clean(sentence, 400) for sentence in sentences if sentence),
+        diff=diff_markup(lines),
         cut=diff.count("\n", sum(len(line) + 1 for line in lines)) if len(diff) > limits.diff else 0,
     )
 
 
-def _grouped(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """Neighbouring lines of one class together: one element for each would triple the page."""
+def diff_markup(lines: Iterable[str]) -> markupsafe.Markup:
+    """A diff, escaped, with one element for neighbouring lines of a kind: one for each would triple the page."""
     groups: list[tuple[str, list[str]]] = []
     for line in lines:
         css = "h" if line.startswith(("+++", "---", "@@")) else {"+": "a", "-": "d"}.get(line[:1], "")
@@ -151,7 +172,10 @@ def _grouped(lines: Iterable[str]) -> tuple[tuple[str, str], ...]:
             groups[-1][1].append(shown)
         else:
             groups.append((css, [shown]))
-    return tuple((css, "\n".join(kept)) for css, kept in groups)
+    plain, coloured = markupsafe.Markup("{1}"), markupsafe.Markup('<span class="{0}">{1}</span>')
+    return markupsafe.Markup("\n").join(
+        (coloured if css else plain).format(css, "\n".join(kept)) for css, kept in groups
+    )
 
 
 def _css(row: Row) -> str:

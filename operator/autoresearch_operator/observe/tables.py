@@ -31,7 +31,7 @@ from autoresearch_operator.observe.text import (
     with_error,
 )
 from autoresearch_operator.observe.why import explain, helps_words, purpose_words
-from autoresearch_operator.research.records import TrialRecord
+from autoresearch_operator.research.records import Purpose, TrialRecord
 
 SHOWN_ROWS = 200
 DIFF_LINES = 400
@@ -162,7 +162,7 @@ def headline(summary: RunSummary) -> list[str]:
     if summary.eta_seconds:
         lines.append(f"about {duration(summary.eta_seconds)} to go")
     if summary.facts.evaluation == "SelfReported":
-        lines.append("scores are self-reported: nothing checked them")
+        lines.append("SELF-REPORTED: the scripts printed these scores and nothing checked them")
     return lines
 
 
@@ -299,6 +299,13 @@ def show_text(summary: RunSummary, number: int, *, diff: str = "", reproduce: st
     trials = _relevant_trials(summary, number)
     if trials:
         parts += [Text(""), Text("Runs", style="bold"), _indent(_trials_table(trials))]
+    beside = sum(
+        trial.purpose is Purpose.REFERENCE and trial.subject != number for trial in summary.own_trials.get(number, ())
+    )
+    if beside:
+        parts.append(
+            _indent(Text(f"and {plural(beside, 'run')} as the incumbent beside later candidates", style="dim"))
+        )
     parts += [Text(""), Text("Edit", style="bold"), _indent(diff_text(diff))]
     isolation = summary.isolation
     held = "; ".join(f"{words.lower()}: {how}" for words, _, how in isolation.protections)
@@ -349,9 +356,14 @@ def effects_table(summary: RunSummary) -> Table | None:
 
 
 def _relevant_trials(summary: RunSummary, number: int) -> list[TrialRecord]:
-    own = summary.own_trials.get(number, ())
-    beside = [trial for trial in summary.decisive_trials.get(number, ()) if trial.key.experiment != number]
-    return sorted([*own, *beside], key=lambda trial: (trial.key.seed, trial.key.experiment, trial.key.attempt))
+    """Runs that helped to decide this experiment, and its own later ones but for those beside other candidates."""
+    deciding = summary.decisive_trials.get(number, ())
+    own = [
+        trial
+        for trial in summary.own_trials.get(number, ())
+        if trial.subject != number and trial.purpose is not Purpose.REFERENCE
+    ]
+    return sorted([*deciding, *own], key=lambda trial: (trial.key.seed, trial.key.experiment, trial.key.attempt))
 
 
 def _trials_table(trials: Iterable[TrialRecord]) -> Table:

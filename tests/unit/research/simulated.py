@@ -44,14 +44,14 @@ class World:
     seed: int
     effects: dict[str, float] = field(default_factory=dict)
     """Bits per byte that an edit, known by its title, takes off the score of what it is applied to."""
-    gain: Callable[[random.Random], float] = lambda rng: 0.0
+    gain: Callable[[random.Random], float] = lambda _rng: 0.0
     """Draws the true effect of a new proposal."""
     noise: Noise = lambda rng: rng.gauss(0.0, NOISE)
     invalid: float = 0.0
     """Share of (experiment, seed) whose run is the candidate's own failure."""
     refused: float = 0.0
     """Share of proposals that a check refuses."""
-    drift: Callable[[int], float] = lambda subject: 0.0
+    drift: Callable[[int], float] = lambda _subject: 0.0
     """Added to every score of runs that help to decide this experiment."""
     loud: float = 0.0
     """Share of candidates whose noise is 1.75 times as large."""

@@ -18,7 +18,7 @@ from autoresearch_operator.api.reasons import Verdict, VerdictReason
 from autoresearch_operator.local.machine import Slot
 from autoresearch_operator.local.view import SafeStream, decision_words, end_words, trial_words
 from autoresearch_operator.observe.facts import RunFacts
-from autoresearch_operator.observe.summary import FINAL_RUNS_PER_SIDE, RUNS_PER_ABLATION
+from autoresearch_operator.observe.summary import final_trials
 from autoresearch_operator.observe.text import bpb, clean, duration, finite, rate, signed
 from autoresearch_operator.research.records import (
     Decision,
@@ -219,8 +219,9 @@ class LiveDrawing:
             return None
         pace = (self.now - self._began) / done
         per_trial = sum(self._trial_seconds) / len(self._trial_seconds)
-        final_runs = 2 * FINAL_RUNS_PER_SIDE + RUNS_PER_ABLATION * standing.accepted if standing.accepted else 0
-        return max(0, limit - standing.decided) * pace + final_runs * per_trial / max(1, len(self._slots))
+        return max(0, limit - standing.decided) * pace + final_trials(standing.accepted) * per_trial / max(
+            1, len(self._slots)
+        )
 
     def _print(self, words: Text) -> None:
         words.no_wrap = True

@@ -197,9 +197,9 @@ def _kept(summary: RunSummary) -> list[_Kept]:
             continue
         css = {True: "accepted", False: "invalid", None: "rejected"}[effect.helps]
         words = helps_words(effect.helps)
-        kept.append(
-            _Kept(row, title, text.with_error(effect.delta, effect.error), words, css, text.clean(effect.message, 200))
-        )
+        figure = text.with_error(effect.delta, effect.error)
+        message = text.clean(effect.message, 200) if figure == text.MISSING else ""
+        kept.append(_Kept(row, title, figure, words, css, message))
     return kept
 
 

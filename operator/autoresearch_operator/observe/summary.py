@@ -16,6 +16,7 @@ from autoresearch_operator.api.reasons import ExperimentKind, ExperimentPhase, V
 from autoresearch_operator.observe.facts import IsolationStatement, RunFacts, isolation_statement
 from autoresearch_operator.observe.power import confidence_factor, smallest_effect
 from autoresearch_operator.observe.text import finite
+from autoresearch_operator.research.measure import ABLATION_RUNS, FINAL_RUNS
 from autoresearch_operator.research.records import (
     Change,
     Effect,
@@ -30,8 +31,6 @@ from autoresearch_operator.research.records import (
 )
 
 _REPORTED = (Purpose.BASELINE, Purpose.REFRESH, Purpose.REFERENCE)
-FINAL_RUNS_PER_SIDE = 5
-RUNS_PER_ABLATION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,10 +343,16 @@ def _eta(facts: RunFacts, observed: Observed, standing: Standing, done: int, spe
         return None
     per_candidate = spend.slot_seconds / done
     per_trial = spend.slot_seconds / spend.trials
-    final_runs = 2 * FINAL_RUNS_PER_SIDE + RUNS_PER_ABLATION * standing.accepted if standing.accepted else 0
+    final_runs = final_trials(standing.accepted)
     final_done = sum(trial.purpose is Purpose.FINAL and trial.finished for trial in observed.trials)
     rest = max(0, limit - done) * per_candidate + max(0, final_runs - final_done) * per_trial
     return rest / max(1, observed.slots)
+
+
+def final_trials(accepted: int) -> int:
+    """Trials of the final comparison after so many accepted edits: both sides, and each edit left out when several."""
+    ablations = accepted * ABLATION_RUNS if accepted > 1 else 0
+    return 2 * FINAL_RUNS + ablations if accepted else 0
 
 
 def _seconds(trial: TrialRecord, now: float) -> float:

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 
 from autoresearch_operator.api.reasons import ExperimentKind, Verdict, VerdictReason
 from autoresearch_operator.observe.summary import Row, RunSummary, effects_by_number
-from autoresearch_operator.observe.text import bpb, clean, plural, signed
+from autoresearch_operator.observe.text import MISSING, bpb, clean, plural, signed, with_error
 from autoresearch_operator.research.accept import Rules, runs_to_decide
 from autoresearch_operator.research.noise import NoisePool, t_quantile
 from autoresearch_operator.research.records import Purpose, TrialPhase
@@ -82,10 +82,9 @@ def explain(summary: RunSummary, row: Row) -> Explanation:
         sentences.append(f"On record: {clean(row.message, 600)}")
     effect = effects_by_number(summary).get(row.number)
     if effect is not None:
-        sentences.append(
-            f"Left out of the final version, on the hidden split: {signed(effect.delta)} ± {effect.error:.4f} "
-            f"({helps_words(effect.helps)})."
-        )
+        figure = with_error(effect.delta, effect.error)
+        words = clean(effect.message, 300) if figure == MISSING else f"{figure} ({helps_words(effect.helps)})."
+        sentences.append(f"Left out of the final version, on the hidden split: {words}")
     return Explanation(_headline(row), tuple(sentences), looks, _more_runs(summary, row, looks))
 
 
@@ -101,6 +100,7 @@ _HEADLINES = {
     "could not show that it was more than chance.",
     VerdictReason.SUPERSEDED: "Set aside: it passed against an older incumbent, and its edit is measured again on "
     "the new one as a Combination.",
+    VerdictReason.NOT_MEASURED: "Left open: the run ended before it had the runs that a decision needs.",
     VerdictReason.MEASURED: "Measured for comparison, not for acceptance.",
     VerdictReason.IMPLAUSIBLE: "Held for a person: the score is too good to be believed.",
     VerdictReason.DUPLICATE: "Invalid: the same code was measured before.",

@@ -1,14 +1,14 @@
 """graph.json, version 1: what it says and how it is checked.
 
-    {"version": 1, "batch": B, "seqLen": T, "vocabSize": V, "device": "cpu" | "cuda",
-     "autocast": [{"dtype": "bfloat16", "enabled": true}, …],
+    {"version": 1, "batch": B, "seqLen": T, "vocabSize": V,
      "tensors": [{"name": "wte.weight", "kind": "parameter" | "buffer" | "constant"}, …],
-     "nodes": [{"op": "aten.linear.default", "args": {"input": {"tensor": 0}, "bias": null}, "results": 1, "autocast": null | 0}, …],
+     "nodes": [{"op": "aten.linear.default", "args": {"input": {"tensor": 5}, "bias": null}, "results": 1}, …],
      "output": 17}
 
 Values have numbers: 0 is the (B, T) int64 tokens, then come the tensors, then the results of the nodes in order. A node may
 refer to lower numbers only, so there are no cycles and no names to forge. Arguments are named as in the operator's
-schema; {"tensor": n}, {"dtype": "float32"} and {"float": "-inf"} are what plain JSON has no word for.
+schema; {"tensor": n}, {"dtype": "float32"} and {"float": "-inf"} are what plain JSON has no word for. There is no autocast in it:
+the writer turns the casts that autocast makes into nodes of their own.
 """
 
 import re
@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from . import strictjson
 from .files import open_regular, read
-from .operators import DTYPES, MAX_RESULTS, Operator, argument, forbidden_use, lookup
+from .operators import MAX_RESULTS, Operator, argument, forbidden_use, lookup
 from .refused import OPERATOR_NOT_ALLOWED, Refused, malformed, quoted
 from .strictjson import items, only, whole
 from .tensors import MAX_TENSORS, NAME
@@ -30,10 +28,8 @@ FILE_NAME = "graph.json"
 MAX_BYTES = 8 << 20
 """A GPT of 100 layers takes about 1 MB."""
 MAX_NODES = 50_000
-MAX_REGIONS = 64
 KINDS = ("parameter", "buffer", "constant")
 _OPERATOR_NAME = re.compile(r".{1,200}", re.DOTALL)
-_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,6 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Autocast:
-    """A region of the program that ran under torch.autocast."""
-
-    dtype: torch.dtype
-    enabled: bool
-
-
-@dataclass(frozen=True)
 class Node:
     """One call. `first` is the number of its first result."""
 
@@ -60,7 +48,6 @@ class Node:
     arguments: dict[str, Any]
     first: int
     results: int
-    autocast: int | None
 
 
 @dataclass(frozen=True)
@@ -70,8 +57,6 @@ class Graph:
     batch: int
     seq_len: int
     vocab_size: int
-    device: str
-    autocast: tuple[Autocast, ...]
     tensors: tuple[Stored, ...]
     nodes: tuple[Node, ...]
     output: int
@@ -94,42 +79,26 @@ def parse(data: bytes) -> Graph:
         raise malformed(
             "Version", f"{FILE_NAME}: version {quoted(document.get('version'))}; this judge reads {VERSION}."
         )
-    fields = only(
-        document,
-        {"version", "batch", "seqLen", "vocabSize", "device", "autocast", "tensors", "nodes", "output"},
-        FILE_NAME,
-    )
-    if fields["device"] not in _DEVICES:
-        raise malformed("Schema", f"{FILE_NAME}: device {quoted(fields['device'])} is not one of {', '.join(_DEVICES)}.")
-    regions = tuple(_region(region, f"autocast[{i}]") for i, region in enumerate(items(fields["autocast"], MAX_REGIONS, "autocast")))
-    tensors = tuple(_stored(entry, f"tensors[{i}]") for i, entry in enumerate(items(fields["tensors"], MAX_TENSORS, "tensors")))
+    fields = only(document, {"version", "batch", "seqLen", "vocabSize", "tensors", "nodes", "output"}, FILE_NAME)
+    listed = items(fields["tensors"], MAX_TENSORS, "tensors")
+    tensors = tuple(_stored(entry, f"tensors[{i}]") for i, entry in enumerate(listed))
     if len({tensor.name for tensor in tensors}) != len(tensors):
         raise malformed("DuplicateKey", f"{FILE_NAME}: one tensor is listed twice.")
     known = 1 + len(tensors)
     nodes = []
     for i, entry in enumerate(items(fields["nodes"], MAX_NODES, "nodes")):
-        node = _node(entry, known, len(regions), f"{FILE_NAME}: nodes[{i}]")
+        node = _node(entry, known, f"{FILE_NAME}: nodes[{i}]")
         nodes.append(node)
         known += node.results
     return Graph(
         batch=whole(fields["batch"], 1, 1 << 24, "batch"),
         seq_len=whole(fields["seqLen"], 1, 1 << 24, "seqLen"),
         vocab_size=whole(fields["vocabSize"], 1, 1 << 24, "vocabSize"),
-        device=fields["device"],
-        autocast=regions,
         tensors=tensors,
         nodes=tuple(nodes),
         output=whole(fields["output"], 0, known - 1, "output"),
         values=known,
     )
-
-
-def _region(value: Any, where: str) -> Autocast:
-    fields = only(value, {"dtype", "enabled"}, where)
-    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
-    if dtype not in (torch.bfloat16, torch.float16, torch.float32) or not isinstance(fields["enabled"], bool):
-        raise malformed("Schema", f"{where}: {quoted(value)} is not an autocast region.")
-    return Autocast(dtype, fields["enabled"])
 
 
 def _stored(value: Any, where: str) -> Stored:
@@ -139,8 +108,8 @@ def _stored(value: Any, where: str) -> Stored:
     return Stored(strictjson.text(fields["name"], NAME, where), fields["kind"])
 
 
-def _node(value: Any, known: int, regions: int, where: str) -> Node:
-    fields = only(value, {"op", "args", "results", "autocast"}, where)
+def _node(value: Any, known: int, where: str) -> Node:
+    fields = only(value, {"op", "args", "results"}, where)
     operator = lookup(strictjson.text(fields["op"], _OPERATOR_NAME, where))
     given = fields["args"]
     if not isinstance(given, dict):
@@ -155,7 +124,4 @@ def _node(value: Any, known: int, regions: int, where: str) -> Node:
     results = whole(fields["results"], 1, MAX_RESULTS, f"{where}: results")
     if not operator.lists_result and results != operator.results:
         raise malformed("Schema", f"{where}: {operator.name} gives {operator.results} tensors, not {results}.")
-    region = fields["autocast"]
-    return Node(
-        operator, arguments, known, results, None if region is None else whole(region, 0, regions - 1, f"{where}: autocast")
-    )
+    return Node(operator, arguments, known, results)

@@ -63,7 +63,7 @@ ALLOWED = frozenset(
     {f"aten.{name}" if "." in name else f"aten.{name}.default" for name in _OVERLOADS.split()} | {ATTENTION}
 )
 
-_WITHHELD = frozenset({"layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "out"})
+WITHHELD = frozenset({"layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "out"})
 """Arguments that no graph may set: where and how to store is the judge's business."""
 
 MAX_SIZE = 1 << 40
@@ -131,7 +131,7 @@ def lookup(name: str) -> Operator:
     schema = overload._schema
     if schema.is_mutable:
         raise AssertionError(f"{name} changes its arguments and must not be in the table")
-    arguments = [argument for argument in schema.arguments if argument.name not in _WITHHELD]
+    arguments = [argument for argument in schema.arguments if argument.name not in WITHHELD]
     kinds = {argument.name: _kind(argument) for argument in arguments}
     takes_tensor = any("Tensor" in kind for kind in kinds.values())
     returned = [str(returned.type) for returned in schema.returns]
@@ -200,7 +200,10 @@ def _scalar(kind: str, value: Any, known: int, where: str) -> Any:
     return result
 
 
-def _tensor(value: Any, known: int) -> Ref | None:
+def _tensor(value: Any, known: int) -> Ref | bool | int | float | None:
+    """A reference; or a number, which an operator takes for a tensor without dimensions (`x * 2` is traced so)."""
+    if isinstance(value, int | float):
+        return value
     if isinstance(value, dict) and value.keys() == {"tensor"}:
         number = value["tensor"]
         if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < known:
@@ -272,6 +275,8 @@ def result_count(operator: Operator, arguments: dict[str, Any], sizes: Callable[
     Raises Refused when they are more than MAX_RESULTS: each takes memory, even without elements.
     """
     if not operator.lists_result or "self" not in operator.kinds:
+        return None
+    if not isinstance(arguments["self"], Ref):
         return None
     shape = sizes(arguments["self"])
     dim = arguments.get("dim", 0)

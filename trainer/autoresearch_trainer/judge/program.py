@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .graph import Autocast, Graph, Node
+from .graph import Graph, Node
 from .operators import Ref, result_count
 from .refused import (
     ARTIFACT_REFUSED,
@@ -51,12 +51,6 @@ class Program:
     ) -> None:
         self.graph = graph
         self.device = device
-        if device.type != graph.device and any(region.enabled for region in graph.autocast):
-            raise malformed(
-                "Device",
-                f"The model was traced with autocast on {graph.device} and is scored on {device.type}, whose rules for "
-                "autocast differ: cast explicitly instead.",
-            )
         self._tensors = [tensors[stored.name] for stored in graph.tensors]
         self._steps = tuple(self._prepare())
         self.deadline: float | None = None
@@ -106,27 +100,20 @@ class Program:
         execute: Callable[[Step, dict[str, Any]], Any],
     ) -> torch.Tensor:
         values: list[Any] = [tokens, *tensors, *([None] * (self.graph.values - 1 - len(tensors)))]
-        with contextlib.ExitStack() as stack:
-            region: int | None = None
-            for step in self._steps:
-                if step.node.autocast != region:
-                    region = step.node.autocast
-                    stack.close()
-                    if region is not None:
-                        stack.enter_context(_autocast(self.graph.autocast[region], self.device.type))
-                arguments = dict(step.fixed)
-                for name, number in step.refs:
-                    arguments[name] = values[number]
-                for name, parts in step.ref_lists:
-                    arguments[name] = [values[part.value] if isinstance(part, Ref) else part for part in parts]
-                results = execute(step, arguments)
-                first = step.node.first
-                if isinstance(results, torch.Tensor):
-                    values[first] = results
-                else:
-                    values[first : first + step.node.results] = results
-                for number in step.forget:
-                    values[number] = None
+        for step in self._steps:
+            arguments = dict(step.fixed)
+            for name, number in step.refs:
+                arguments[name] = values[number]
+            for name, parts in step.ref_lists:
+                arguments[name] = [values[part.value] if isinstance(part, Ref) else part for part in parts]
+            results = execute(step, arguments)
+            first = step.node.first
+            if isinstance(results, torch.Tensor):
+                values[first] = results
+            else:
+                values[first : first + step.node.results] = results
+            for number in step.forget:
+                values[number] = None
         output = values[self.graph.output]
         assert isinstance(output, torch.Tensor)  # noqa: S101 - _plan has seen it
         return output
@@ -140,18 +127,10 @@ class Program:
     def _plan(self, memory_bytes: int) -> int:
         """Runs the graph without data and gives the most bytes that its values take at once."""
         graph = self.graph
-        with contextlib.ExitStack() as stack:
-            device = torch.device("meta")
-            if any(region.enabled for region in graph.autocast):
-                # autocast has rules for real devices only; fake tensors keep theirs and still hold no data
-                from torch._subclasses.fake_tensor import FakeTensorMode
-
-                stack.enter_context(FakeTensorMode(allow_non_fake_inputs=False))
-                device = self.device
-            stack.enter_context(torch.no_grad())
-            tokens = torch.empty(graph.batch, graph.seq_len, dtype=torch.int64, device=device)
-            weights = [torch.empty(t.shape, dtype=t.dtype, device=device) for t in self._tensors]
-            meter = _Meter(memory_bytes, device)
+        with torch.no_grad():
+            tokens = torch.empty(graph.batch, graph.seq_len, dtype=torch.int64, device="meta")
+            weights = [torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for tensor in self._tensors]
+            meter = _Meter(memory_bytes)
             for number, tensor in enumerate((tokens, *weights)):
                 meter.add(number, tensor, "weights")
             output = self._run(tokens, weights, meter.execute)
@@ -173,9 +152,8 @@ class Program:
 class _Meter:
     """Runs steps on tensors without data and counts the storage that is alive; views share their base's."""
 
-    def __init__(self, memory_bytes: int, device: torch.device) -> None:
+    def __init__(self, memory_bytes: int) -> None:
         self._limit = memory_bytes
-        self._device = device
         self._storage_of: dict[int, int] = {}
         self._users: dict[int, int] = {}
         self._bytes: dict[int, int] = {}
@@ -207,7 +185,7 @@ class _Meter:
         node = step.node
         where = _where(node)
         if node.operator.places_result:
-            arguments["device"] = self._device
+            arguments["device"] = "meta"
         count = result_count(node.operator, node.arguments, lambda _: tuple(arguments["self"].shape))
         if count is not None and count < node.results:
             raise malformed("Schema", f"{where}: {node.results} results are declared, and it gives {count}.")
@@ -239,13 +217,6 @@ def _references(node: Node) -> Iterator[int]:
         for part in item if isinstance(item, list) else (item,):
             if isinstance(part, Ref):
                 yield part.value
-
-
-@contextlib.contextmanager
-def _autocast(region: Autocast, device: str) -> Iterator[None]:
-    # without the cache of cast weights: it would keep copies alive between regions
-    with torch.autocast(device, dtype=region.dtype, enabled=region.enabled, cache_enabled=False):
-        yield
 
 
 @contextlib.contextmanager

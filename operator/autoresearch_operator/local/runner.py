@@ -19,6 +19,7 @@ from autoresearch_operator.api.run import ResearchRun
 from autoresearch_operator.gateways.landing import commit_message
 from autoresearch_operator.local.candidates import CandidateMaker
 from autoresearch_operator.local.machine import Slot
+from autoresearch_operator.local.publish import Publisher
 from autoresearch_operator.local.sources import Sources
 from autoresearch_operator.local.store import Store
 from autoresearch_operator.local.trainer_process import TrainerError, TrainerProcess
@@ -89,6 +90,7 @@ class Runner:
     ) -> None:
         self._run = run
         self._store = store
+        self._publisher = Publisher(store, view.note)
         self._sources = sources
         self._maker = maker
         self._view = view
@@ -108,6 +110,8 @@ class Runner:
         self._trainer: TrainerProcess | None = None
         self._resumed_at = time.monotonic()
         self._active_before = 0.0
+        self._passes: list[float] = []
+        self._results_waiting = False
 
     def request_stop(self) -> Stop:
         """Asked by a person; a second call is more urgent. Safe to call from a signal handler."""
@@ -133,18 +137,40 @@ class Runner:
                 if current.finished and not self._running:
                     why = current.complete or current.failed
                     self._store.finish(f"{why}: {current.message}", self._experiments, self._trials)
+                    self._publisher.push()
                     return Outcome(current, stopped=False)
                 if self._stop is Stop.NOW or (self._stop and not self._running):
+                    self._publisher.push()
                     return Outcome(current, stopped=True)
                 self._wait()
         finally:
             self._store.save_active_seconds(self._active())
+            self._store.save_state(loop=self._loop_figures())
             if self._trainer is not None:
                 self._trainer.close(0.5 if self._stop is Stop.NOW else self._stop_timeout)
 
     # One pass ------------------------------------------------------------------------------------------------------
 
     def _pass(self) -> Plan:
+        began = time.perf_counter()
+        current = self._carry_out()
+        if self._results_waiting:
+            self._results_waiting = False
+            self._passes.append(1e3 * (time.perf_counter() - began))
+        return current
+
+    def _loop_figures(self) -> dict[str, float]:
+        """What the loop cost beside training: milliseconds from a result to its decision in git and the next start."""
+        if not self._passes:
+            return {}
+        ordered = sorted(self._passes)
+
+        def share(part: float) -> float:
+            return round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 1)
+
+        return {"passes": len(ordered), "p50": share(0.5), "p99": share(0.99), "max": share(1.0)}
+
+    def _carry_out(self) -> Plan:
         while True:
             current = plan(self._run.spec, self._observed(), time.time())
             if current.decisions:
@@ -178,6 +204,9 @@ class Runner:
         return self._active_before + time.monotonic() - self._resumed_at
 
     def _decide(self, current: Plan) -> None:
+        landing = any(decision.verdict is Verdict.ACCEPTED and decision.number > 0 for decision in current.decisions)
+        if landing:
+            self._publisher.before_landing()
         decided = [self._decided(decision) for decision in current.decisions]
         experiments = list(self._experiments)
         for record in decided:
@@ -188,6 +217,8 @@ class Runner:
             self._view.decided(record, decision, current.standing)
             if record.number > 0 and record.landed_commit is not None:
                 self._view.landed(record, record.landed_commit)
+        if landing:
+            self._publisher.push()
 
     def _decided(self, decision: Decision) -> ExperimentRecord:
         record = self._experiments[decision.number]
@@ -299,6 +330,7 @@ class Runner:
             self._finish(running, event["result"])
 
     def _finish(self, running: Running, result: dict[str, Any]) -> None:
+        self._results_waiting = True
         finished = self._store.finish_trial(running.record, result, finished_at=time.time())
         self._trials.append(finished)
         del self._running[wire_name(running.start.key, running.start.tier)]

@@ -305,14 +305,14 @@ def _checked(low: float, high: float, hint: Callable[[Quantity], str]) -> AfterV
 
 
 def _bytes_hint(value: Quantity) -> str:
-    if value.value >= 2**20:
+    if value.value >= 1_000_000:
         return "at most 1Pi"
     if value.isdigit() or value.endswith("m"):
         return f"{value} is {value.value:g} bytes: write {value.rstrip('m')}{'Mi' if value.endswith('m') else 'Gi'}"
-    return "at least 1Mi"
+    return "at least 1M"
 
 
-Bytes = Annotated[Quantity, _checked(2**20, 2**50, _bytes_hint), Want("a quantity of bytes such as 64Gi")]
+Bytes = Annotated[Quantity, _checked(1_000_000, 2**50, _bytes_hint), Want("a quantity of bytes such as 64Gi")]
 Cores = Annotated[
     Quantity,
     _checked(0.01, 1024, lambda _: "between 10m and 1024"),

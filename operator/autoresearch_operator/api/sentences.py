@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -153,6 +154,16 @@ def _folded(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
+@functools.cache
+def _places() -> dict[str, list[str]]:
+    """Where in a spec each name is a field."""
+    places: dict[str, list[str]] = {}
+    for place, _ in every_field(ResearchRun):
+        if place.startswith("spec."):
+            places.setdefault(_folded(place.rsplit(".", 1)[-1]), []).append(place)
+    return places
+
+
 def _unknown(path: Path) -> str:
     """The sentence for a field that the models do not have."""
     key = str(path[-1])
@@ -164,11 +175,7 @@ def _unknown(path: Path) -> str:
     alike = [name for name in names if _folded(name) == _folded(key)] or difflib.get_close_matches(key, names, 1, 0.7)
     if alike:
         return f"is an unknown field: did you mean {alike[0]}?"
-    elsewhere = [
-        place
-        for place, _ in every_field(ResearchRun)
-        if place.startswith("spec.") and _folded(place.rsplit(".", 1)[-1]) == _folded(key)
-    ]
+    elsewhere = _places().get(_folded(key), [])
     if elsewhere:
         return f"is an unknown field here: did you mean {' or '.join(elsewhere[:2])}?"
     return f"is an unknown field: the fields here are {', '.join(names[:14])}" + (", …" if len(names) > 14 else "")

@@ -172,8 +172,8 @@ DOCUMENTS = [
     (HEAD + "spec: !!binary aGk=\n", "line 4: the tag tag:yaml.org,2002:binary is not read: write a plain value"),
     (HEAD + "spec: " + "[" * 5000 + "\n", "line 4: maps and lists are nested more than 32 deep"),
     (HEAD + "spec: " + "{a: " * 5000 + "\n", "line 4: maps and lists are nested more than 32 deep"),
-    ("x" * 1_000_001, "has 1,000,001 characters, want at most 1,000,000"),
-    ("[" + "1," * 30_000 + "1]", "line 1: more than 20,000 values: this is not a ResearchRun"),
+    ("x" * 300_001, "has 300,001 characters, want at most 300,000"),
+    ("[" + "1," * 30_000 + "1]", "line 1: more than 5,000 values: this is not a ResearchRun"),
 ]  # fmt: skip
 
 

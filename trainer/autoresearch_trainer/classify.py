@@ -28,7 +28,9 @@ class Failure:
     message: str
 
 
-_EXCEPTION_LINE = re.compile(r"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Iteration))(?::\s?(.*))?$")
+_TRACEBACK = "Traceback (most recent call last):"
+_AFTER_TRACEBACK = re.compile(r"^([A-Za-z_][\w.]*)(?::\s?(.*))?$")
+_WITHOUT_TRACEBACK = re.compile(r"^(\w*(?:SyntaxError|IndentationError|TabError))(?::\s?(.*))?$")
 _HOST_MEMORY = re.compile(
     r"can't allocate memory|Cannot allocate memory|std::bad_alloc|DefaultCPUAllocator|out of memory: .*host",
     re.IGNORECASE,
@@ -46,10 +48,14 @@ _SHAPES = re.compile(
 
 def last_exception(output: str) -> tuple[str, str] | None:
     """(class without module, message) of the last exception that output shows; None when it shows none."""
-    for line in reversed(output.splitlines()):
-        match = _EXCEPTION_LINE.match(line.strip("\r"))
+    before, mark, last = output.rpartition(_TRACEBACK)
+    pattern = _AFTER_TRACEBACK if mark else _WITHOUT_TRACEBACK  # a file that does not parse has no traceback of its own
+    lines = (last if mark else before or output).splitlines()
+    for number, line in enumerate(lines):
+        match = pattern.match(line.rstrip())
         if match:
-            return match[1].rpartition(".")[2], match[2] or ""
+            message = " ".join([match[2] or "", *lines[number + 1 : number + 20]]).strip()
+            return match[1].rpartition(".")[2], message
     return None
 
 
@@ -74,6 +80,8 @@ def why(ending: Ending, output: str, last_loss: float | None, gate_problem: str 
             return Failure("NonFinite", "Loss", f"The loss was {last_loss} when the script ended.")
         return Failure("Crashed", f"ExitCode{ending.code}", f"The script ended with exit code {ending.code}.")
     name, text = shown
+    if name == "OperatorNotAllowed":
+        return Failure("OperatorNotAllowed", "Export", text)
     if name == "OutOfMemoryError" or (name == "RuntimeError" and _DEVICE_MEMORY.search(text)):
         return Failure("CUDAOutOfMemory", name, text)
     if name == "MemoryError" or _HOST_MEMORY.search(text):

@@ -202,7 +202,7 @@ class SocketGate:
             return
         from .artifact import trace
 
-        self._traced = trace(model, self.eval_batch, self.max_seq_len)
+        self._traced = trace(model, self.eval_batch, self.max_seq_len, self.vocab_size)
         self._traced_model = model
 
     def submit(self, model: "torch.nn.Module") -> dict[str, Any] | None:

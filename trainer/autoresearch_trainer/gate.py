@@ -18,7 +18,7 @@ import socket
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,16 +35,14 @@ _F_ADD_SEALS = 1033
 _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 
 
-class ArtifactTaker:
-    """Where the bytes of an artifact go. `artifact.Receiver` is the real one."""
+class ArtifactTaker(Protocol):
+    """Where the bytes of an artifact go."""
 
-    def write(self, data: bytes | memoryview) -> None:
+    def write(self, data: bytes) -> None:
         """Takes the next bytes; raises ValueError with a sentence when they cannot be part of an artifact."""
-        raise NotImplementedError
 
     def close(self) -> str:
         """Ends the artifact; its SHA-256. Raises ValueError when something is missing."""
-        raise NotImplementedError
 
 
 @dataclass
@@ -119,7 +117,7 @@ class _Layout:
 class Gate:
     """One trial's gate. `open_shards` is called at the first layout: a candidate that asks for nothing reads nothing."""
 
-    def __init__(  # noqa: PLR0917 - its collaborators, each once
+    def __init__(
         self,
         connection: socket.socket,
         spec: TrialSpec,

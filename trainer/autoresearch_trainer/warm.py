@@ -88,7 +88,7 @@ def _restart_with_clean_environment() -> None:
 
 
 def _preload() -> None:
-    """Imports what trials need, and traces one toy model: the first torch.export of a process costs seconds."""
+    """Imports what trials need, and makes the first torch.export of the process, which costs seconds."""
     import numpy
     import safetensors.torch
     import torch
@@ -99,20 +99,7 @@ def _preload() -> None:
 
     _ = (numpy, safetensors, torch.nn.functional, client, judge, supervisor)
     torch.set_num_threads(1)
-
-    class Toy(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.embedding = torch.nn.Embedding(16, 8)
-            self.head = torch.nn.Linear(8, 16)
-
-        def forward(self, idx: torch.Tensor) -> torch.Tensor:
-            hidden = self.embedding(idx)
-            attended = torch.nn.functional.scaled_dot_product_attention(hidden, hidden, hidden, is_causal=True)
-            logits: torch.Tensor = self.head(attended)
-            return logits
-
-    artifact.trace(Toy(), 2, 4)
+    artifact.warm()
 
 
 def _hardware() -> dict[str, str]:

@@ -74,7 +74,10 @@ class Fold:
             return
         if record.kind is ExperimentKind.ABLATION:
             return
-        self._count(record)
+        if record.kind is ExperimentKind.COMBINATION and not self.trials.any_of(number):
+            self.free += 1
+        else:
+            self.counted += 1
         if verdict is Verdict.INVALID:
             self.failures += record.reason not in _NEUTRAL
             return
@@ -139,12 +142,6 @@ class Fold:
         self.near = [miss for miss in self.near if miss not in chosen]
         return tuple(sorted(miss.number for miss in chosen))
 
-    def _count(self, record: ExperimentRecord) -> None:
-        if record.kind is ExperimentKind.COMBINATION and not self.trials.any_of(record.number):
-            self.free += 1
-        else:
-            self.counted += 1
-
     def _take_pairs(self, number: int) -> list[float]:
         mine, theirs = self.trials.pairs(number, self.incumbent, self.terms.rules.looks[-1])
         if mine:
@@ -154,12 +151,11 @@ class Fold:
         return mine
 
     def _note_near_miss(self, record: ExperimentRecord) -> None:
-        sd, gain = self.pool.sd, record.delta
+        gain = record.delta
         if (
-            sd is None
-            or gain is None
-            or gain < NEAR_MISS * sd
+            gain is None
             or gain <= 0.0
+            or gain < NEAR_MISS * (self.pool.sd or math.inf)
             or record.base != self.incumbent
             or record.kind is not ExperimentKind.PROPOSAL
             or not record.changes

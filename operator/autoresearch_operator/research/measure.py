@@ -99,24 +99,26 @@ class Trials:
         self.finished = 0
         self.seconds = 0.0
         self.search_finished = 0
-        """Finished trials and the seconds that they took, those of the final comparison apart."""
-        running, tier = TrialPhase.RUNNING, terms.tier
+        """Finished trials and the seconds that they took, without those of the final comparison; 0 when the run has
+        no limit on money."""
+        running, tier, last = TrialPhase.RUNNING, terms.tier, Purpose.FINAL
         for trial in trials:
             if trial.tier != tier:
                 continue
-            took = 0.0
             if trial.phase is running:
                 self.running.append(trial)
             else:
                 self.finished += 1
-                if trial.finished_at is not None and trial.finished_at > trial.started_at:
-                    took = trial.finished_at - trial.started_at
-            if trial.purpose is Purpose.FINAL:
+            if trial.purpose is last:
                 final.append(trial)
             else:
                 groups[trial.subject].append(trial)
-                self.seconds += took
-                self.search_finished += took > 0.0
+        if terms.gpu_hours is not None or terms.dollars is not None:
+            for group in groups.values():
+                for trial in group:
+                    if trial.finished_at is not None and trial.finished_at > trial.started_at:
+                        self.seconds += trial.finished_at - trial.started_at
+                        self.search_finished += 1
         self._groups = groups
         self._final = _by_seed(final)
         self._seen: dict[int, dict[tuple[int, int], list[TrialRecord]]] = {}
@@ -155,6 +157,9 @@ class Trials:
 
     def pairs(self, candidate: int, incumbent: int, most: int) -> tuple[list[float], list[float]]:
         """Scores of the confirmation runs made on both sides, as far as they go without a gap."""
+        plain = self._plain_pairs(candidate, incumbent)
+        if plain is not None:
+            return plain
         mine: list[float] = []
         theirs: list[float] = []
         for index in range(most):
@@ -167,6 +172,30 @@ class Trials:
             mine.append(confirm.score)
             theirs.append(reference.score)
         return mine, theirs
+
+    def _plain_pairs(self, candidate: int, incumbent: int) -> tuple[list[float], list[float]] | None:
+        """`pairs` in the usual case, that every run was scored at the first attempt; None in any other.
+
+        A pass reads the pairs of every confirmed candidate of the record, so this is most of its time.
+        """
+        found: dict[Purpose, list[TrialRecord]] = {Purpose.CONFIRM: [], Purpose.REFERENCE: []}
+        for trial in self._groups.get(candidate, ()):
+            runs = found.get(trial.purpose)
+            if runs is not None:
+                score = trial.val_bpb
+                if trial.key.attempt != 1 or trial.phase is not TrialPhase.SCORED or score is None:
+                    return None
+                if not math.isfinite(score) or self.is_slow(trial):
+                    return None
+                runs.append(trial)
+        mine, theirs = sorted(found[Purpose.CONFIRM], key=_seed), sorted(found[Purpose.REFERENCE], key=_seed)
+        first = trial_seed(Purpose.CONFIRM, candidate, 0)
+        if len(mine) != len(theirs):
+            return None
+        for seed, (own, other) in enumerate(zip(mine, theirs, strict=True), first):
+            if own.key.seed != seed or other.key.seed != seed or other.key.experiment != incumbent:
+                return None
+        return [t.val_bpb for t in mine if t.val_bpb is not None], [t.val_bpb for t in theirs if t.val_bpb is not None]
 
     def is_slow(self, trial: TrialRecord) -> bool:
         return trial.reference_seconds is not None and trial.reference_seconds > self._slow
@@ -235,3 +264,7 @@ def _by_seed(trials: Iterable[TrialRecord]) -> dict[tuple[int, int], list[TrialR
 
 def _attempt(trial: TrialRecord) -> int:
     return trial.key.attempt
+
+
+def _seed(trial: TrialRecord) -> int:
+    return trial.key.seed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from autoresearch_operator.api import source
 from autoresearch_operator.research.records import Purpose, TrialKey
 
 _FIRST_INDEX = {
@@ -48,4 +49,4 @@ def ledger_ref(namespace: str, name: str) -> str:
 
 def default_branch(namespace: str, name: str) -> str:
     """The branch that accepted edits go to when spec.source.branch is not set."""
-    return f"autoresearch/{namespace}-{name}"
+    return source.default_branch(namespace, name)

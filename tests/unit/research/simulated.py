@@ -20,6 +20,7 @@ from autoresearch_operator.research.records import (
     ExperimentRecord,
     Observed,
     Plan,
+    TrialKey,
     TrialPhase,
     TrialRecord,
     TrialStart,
@@ -107,13 +108,15 @@ class Machine:
     proposals: int | None = None
     """After so many proposals there are no more."""
     report_audit: bool = True
+    brisk: bool = False
+    """All running trials end between two passes: fewer passes."""
     experiments: list[ExperimentRecord] = field(default_factory=list)
     trials: list[TrialRecord] = field(default_factory=list)
     now: float = 1000.0
     passes: int = 0
     most_running: int = 0
     kills: int = 0
-    split_of: dict[object, str] = field(default_factory=dict)
+    split_of: dict[TrialKey, str] = field(default_factory=dict)
 
     def observe(self) -> Observed:
         made = sum(1 for record in self.experiments if record.kind is ExperimentKind.PROPOSAL)
@@ -142,6 +145,9 @@ class Machine:
             self.now += self.order.uniform(1.0, 10.0)
             if self.order.random() < self.turmoil / 2:
                 self.kill()
+            elif self.brisk:
+                for trial in running:
+                    self.end(trial)
             elif self.order.random() < 0.8:
                 self.end(self.order.choice(running))
 
@@ -174,7 +180,7 @@ class Machine:
         )  # fmt: skip
 
     def start(self, start: TrialStart) -> None:
-        assert all(trial.key != start.key for trial in self.trials), "a trial is started once"
+        assert start.key not in self.split_of, "a trial is started once"
         self.split_of[start.key] = start.split
         self.trials.append(
             TrialRecord(
@@ -198,7 +204,8 @@ class Machine:
             )
         else:
             done = replace(trial, phase=TrialPhase.SCORED, val_bpb=score)
-        self.trials[self.trials.index(trial)] = replace(done, finished_at=self.now)
+        place = next(i for i in range(len(self.trials) - 1, -1, -1) if self.trials[i] is trial)
+        self.trials[place] = replace(done, finished_at=self.now)
 
     def kill(self) -> None:
         """The operator dies: running trials leave no record, or are found lost afterwards."""
@@ -209,6 +216,8 @@ class Machine:
                 kept.append(trial)
             elif self.order.random() < 0.3 and trial.key.attempt < 4:
                 kept.append(replace(trial, phase=TrialPhase.LOST, finished_at=self.now))
+            else:
+                del self.split_of[trial.key]
         self.trials = kept
 
     def outcome(self) -> list[tuple[object, ...]]:

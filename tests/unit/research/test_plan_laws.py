@@ -5,11 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from autoresearch_operator.api.reasons import ExperimentKind, Verdict, VerdictReason
 from autoresearch_operator.research.records import Plan, Purpose, TrialPhase
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from simulated import NOISE, Machine, World, make_spec
 
 quick = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])

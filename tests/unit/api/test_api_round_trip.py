@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from autoresearch_operator.api.load import InvalidResource, dump_run, load_run
 from autoresearch_operator.api.run import ResearchRun
-from autoresearch_operator.api.yamltree import Dumper
+from autoresearch_operator.api.yamltree import Dumper, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -139,6 +139,40 @@ def test_any_text_gives_a_run_or_sentences(text: str) -> None:
         load_run(text, filename="f", local=True)
     except InvalidResource as error:
         assert error.problems
+
+
+def test_strings_that_yaml_would_bend_are_read_back_the_same() -> None:
+    for text in (
+        "\x85",
+        "a\u2028b",
+        " x ",
+        "yes",
+        "1e3",
+        "1:30",
+        "0o7",
+        "~",
+        "",
+        "a: b #c",
+        "\ufeff",
+        "é\n\n",
+        "- x",
+        "2026-01-01",
+    ):
+        written = yaml.dump({"a": text}, Dumper=Dumper, allow_unicode=True)
+        assert read(written).value == yaml.safe_load(written) == {"a": text}
+
+
+def test_files_of_other_editors_are_read() -> None:
+    head = "apiVersion: autoresearch.dev/v1alpha1\nkind: ResearchRun\nmetadata: {name: first}\n"
+    plain = load_run(head, filename="f", local=False)
+    for text in (
+        "\ufeff" + head,
+        head.replace("\n", "\r\n"),
+        "---\n" + head + "...\n",
+        "%YAML 1.2\n---\n" + head,
+        head + "---\n",
+    ):
+        assert load_run(text, filename="f", local=False) == plain
 
 
 def test_a_string_that_is_no_text_gets_a_sentence() -> None:

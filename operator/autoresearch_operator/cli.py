@@ -126,11 +126,13 @@ def init(
     file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("researchrun.yaml"),
     name: Annotated[str, typer.Option(help="The run's name.")] = "first",
 ) -> None:
-    """Write a commented ResearchRun to start from."""
+    """Write a commented ResearchRun to start from: for a GPU where this machine has one, else for its CPU."""
+    from autoresearch_operator.local.machine import gpu_names
+
     with _sentences():
         try:
             with file.open("x", encoding="utf-8") as out:
-                out.write(commented_run(name))
+                out.write(commented_run(name, gpus=min(1, len(gpu_names()))))
         except FileExistsError:
             raise Refusal(f"{file} exists: choose another name, nothing was written") from None
         typer.echo(f"{file} is written. Next: autoresearch run {shlex.quote(str(file))}")

@@ -83,13 +83,13 @@ def start_or_resume(
     if (folder / "run.json").exists() or (folder / "repo.git").exists():
         store = Store.open(folder)
         try:
-            _refuse_other_run(ResearchRun.model_validate(_request(store).model_dump()), run, store, seed, data)
+            _refuse_other_run(_request(store), run, store, seed, data)
         except BaseException:
             store.close()
             raise
     else:
         prepared = data.absolute() if data else datasets.prepare(settings, ["--demo"])
-        store = _create(run, text, folder, seed or 0, prepared)
+        store = _create(run, text, folder, seed=seed or 0, data=prepared)
     return _session(run, store, folder)
 
 
@@ -110,7 +110,7 @@ def _request(store: Store) -> ResearchRun:
     return load_run(store.run.request, filename=str(store.workdir / "researchrun.yaml"), local=True)
 
 
-def _create(run: ResearchRun, text: str, folder: Path, seed: int, data: Path) -> Store:
+def _create(run: ResearchRun, text: str, folder: Path, *, seed: int, data: Path) -> Store:
     manifest = datasets.read_manifest(data)
     source = run.spec.source
     template = None if source.template_name is None else datasets.template_files(source.template_name)

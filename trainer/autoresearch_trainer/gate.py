@@ -1,6 +1,6 @@
 """The gate: serves training batches, keeps the clock and takes in the finished model, over one socket nobody can trust.
 
-A state machine that never blocks: the supervisor calls `on_readable` when bytes have come and goes on with its watch.
+A state machine that never blocks: the supervisor calls `on_ready` when bytes have come and goes on with its watch.
 Whatever a candidate sends, it gets an answer, an error sentence or the end of the connection; lengths are checked
 before they are believed, and no more than a frame is ever buffered.
 
@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import os
+import select
 import socket
 from array import array
 from collections.abc import Callable
@@ -115,7 +116,7 @@ class _Layout:
 
 
 class Gate:
-    """One trial's gate. `open_shards` is called at the first layout: a candidate that asks for nothing reads nothing."""
+    """One trial's gate. `open_shards` is called at the first layout: who asks for nothing has nothing read."""
 
     def __init__(
         self,
@@ -145,6 +146,9 @@ class Gate:
         self._artifact_total = 0
         self._ended = False
         self._to_prepare: _Layout | None = None
+        self._waiting = False
+        self.on_interest: Callable[[int], None] = lambda _: None
+        """Called with the epoll events to wait for, whenever they change."""
         self.account = Account()
         self.open = True
         """False once the connection is at its end, by either side."""
@@ -152,11 +156,6 @@ class Gate:
     def fileno(self) -> int:
         """The descriptor to select on."""
         return self._connection.fileno()
-
-    @property
-    def wants_to_write(self) -> bool:
-        """True while answers wait for a candidate that does not read."""
-        return bool(self._out)
 
     def spent(self, *, exact: bool = False) -> float:
         """How much of the budget is used, in its unit; 0 before the clock starts."""
@@ -178,8 +177,16 @@ class Gate:
         self.open = False
         self._connection.close()
 
-    def on_readable(self) -> None:
-        """Reads what has come, at most one buffer, and answers it."""
+    def on_ready(self, event: int) -> bool:
+        """Answers what has come (EPOLLIN and ends), sends on what did not fit (EPOLLOUT); False when it is over."""
+        if event & select.EPOLLOUT:
+            self._flush()
+        if event & ~select.EPOLLOUT and self.open:
+            self._receive()
+        return self.open
+
+    def _receive(self) -> None:
+        """Reads at most one buffer and answers it."""
         try:
             data = self._connection.recv(_RECEIVE_BYTES)
         except BlockingIOError:
@@ -199,10 +206,6 @@ class Gate:
         if self._to_prepare is not None:
             layout, self._to_prepare = self._to_prepare, None
             layout.prepare()
-
-    def on_writable(self) -> None:
-        """Sends answers that did not fit before."""
-        self._flush()
 
     # What follows takes one message each from the front of the input; False means that it is not complete yet.
 
@@ -379,11 +382,14 @@ class Gate:
         try:
             sent = self._connection.send(self._out)
         except BlockingIOError:
-            return
+            sent = 0
         except OSError:
             self.close()
             return
         del self._out[:sent]
+        if bool(self._out) != self._waiting:
+            self._waiting = bool(self._out)
+            self.on_interest(select.EPOLLIN | (select.EPOLLOUT if self._waiting else 0))
 
     def _drop(self, sentence: str) -> None:
         self.account.problem = sentence

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -155,69 +156,66 @@ class Supervisor:
         ours.setblocking(False)
 
     def _supervise(self, gate: Gate, watch: Watch, tree_clock: TreeClock, log: OutputLog, output: int) -> None:
+        """Serves, listens and watches until the candidate has ended or has to be ended."""
         os.set_blocking(output, False)
-        launcher_socket = self._launcher_socket
-        assert launcher_socket is not None  # noqa: S101 - set by _start_tree
+        assert self._launcher_socket is not None  # noqa: S101 - set by _start_tree
+        hears: dict[int, Callable[[int], bool]] = {  # each returns False when nothing more can come
+            gate.fileno(): gate.on_ready,
+            output: lambda _: log.take(output),
+            self._launcher_socket.fileno(): self._hear_launcher,
+            self._control.fileno(): self._hear_operator,
+        }
         poller = select.epoll()
-        gate_fd = gate.fileno()
-        for descriptor in (gate_fd, output, launcher_socket.fileno(), self._control.fileno()):
+        for descriptor in hears:
             poller.register(descriptor, select.EPOLLIN)
+        gate.on_interest = lambda events: poller.modify(gate.fileno(), events)
         next_poll, next_progress = wall(), wall() + PROGRESS_SECONDS
-        gate_registered = True
         while self._ending is None and self._forced is None:
             for descriptor, event in poller.poll(POLL_SECONDS):
-                if descriptor == gate_fd and gate_registered:
-                    if event & select.EPOLLOUT:
-                        gate.on_writable()
-                    if event & ~select.EPOLLOUT:
-                        gate.on_readable()
-                    if not gate.open:
-                        with suppress(OSError):
-                            poller.unregister(gate_fd)
-                        gate_registered = False
-                    else:
-                        wanted = select.EPOLLIN | (select.EPOLLOUT if gate.wants_to_write else 0)
-                        if gate.wants_to_write or event & select.EPOLLOUT:
-                            poller.modify(gate_fd, wanted)
-                elif descriptor == output:
-                    if not log.take(output):
-                        poller.unregister(output)
-                elif descriptor == launcher_socket.fileno():
-                    self._hear_launcher(launcher_socket)
-                elif descriptor == self._control.fileno():
-                    raise _Stopped
+                if not hears[descriptor](event):
+                    with suppress(OSError):  # a descriptor that was closed has left the set by itself
+                        poller.unregister(descriptor)
             now = wall()
             if now >= next_poll:
                 next_poll = now + POLL_SECONDS
-                self._find_main(tree_clock)
-                excess = watch.poll()
-                if excess:
-                    self._forced = classify.Failure(excess.reason, excess.detail, excess.message)
-                self._check_clocks(gate, now)
+                self._look(gate, watch, tree_clock, now)
             if now >= next_progress:
                 next_progress = now + PROGRESS_SECONDS
                 self._report_progress(gate)
-        if self._forced is None or gate.account.handed_over:
+        poller.close()
+        gate.on_interest = lambda _: None
+        if self._forced is None:
             while gate.open and _has_input(gate.fileno()):
-                gate.on_readable()  # what the candidate sent before it ended counts
+                gate.on_ready(select.EPOLLIN)  # what the candidate sent before it ended counts
         self._end_tree()
         while log.take(output):
             pass
         os.close(output)
-        poller.close()
 
-    def _hear_launcher(self, connection: socket.socket) -> None:
-        data = connection.recv(1 << 16)
+    def _look(self, gate: Gate, watch: Watch, tree_clock: TreeClock, now: float) -> None:
+        self._find_main(tree_clock)
+        excess = watch.poll()
+        if excess:
+            self._forced = classify.Failure(excess.reason, excess.detail, excess.message)
+        self._check_clocks(gate, now)
+
+    def _hear_operator(self, _: int) -> bool:
+        raise _Stopped
+
+    def _hear_launcher(self, _: int) -> bool:
+        assert self._launcher_socket is not None  # noqa: S101 - set by _start_tree
+        data = self._launcher_socket.recv(1 << 16)
         if not data:
             if self._ending is None:
                 self._ending = classify.Ending(signal=signal.SIGKILL)
-            return
+            return False
         for line in data.splitlines():
             told = json.loads(line)
             if told.get("isolation"):
                 self._result.isolation = Isolation(**told["isolation"])
             if "code" in told:
                 self._ending = classify.Ending(told["code"], told["signal"])
+        return True
 
     def _find_main(self, tree_clock: TreeClock) -> None:
         if self._main:

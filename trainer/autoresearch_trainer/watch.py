@@ -78,16 +78,15 @@ def folder_bytes(folders: Iterable[Path], stop_above: int) -> tuple[int, int]:
         folder = pending.pop()
         if len(folder) > 3500:
             return stop_above + 1, entries
-        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            with os.scandir(folder) as listing:
-                for entry in listing:
-                    entries += 1
-                    with suppress(FileNotFoundError):
-                        total += entry.stat(follow_symlinks=False).st_blocks * 512
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-                    if total > stop_above or entries > _MAX_ENTRIES:
-                        return total, entries
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(folder) as listing:
+            for entry in listing:
+                entries += 1
+                with suppress(FileNotFoundError):
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                if total > stop_above or entries > _MAX_ENTRIES:
+                    return total, entries
     return total, entries
 
 

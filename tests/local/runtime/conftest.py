@@ -16,7 +16,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def warm_session(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[warmdriver.WarmProcess]:
     process = warmdriver.WarmProcess(tmp_path_factory.mktemp("trials"), data_dir, {"OPENAI_API_KEY": "hunter2-secret"})
     yield process
+    tree = process.start_daemons()
     process.close()
+    assert warmdriver.wait_until_gone(tree) < 1, "the end of stdin left processes behind"
 
 
 @pytest.fixture

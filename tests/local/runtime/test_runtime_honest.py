@@ -127,38 +127,8 @@ def test_two_trials_run_side_by_side(warm: WarmProcess) -> None:
 
 
 def test_killing_the_warm_process_ends_everything_within_a_second(tmp_path: Path, data_dir: Path) -> None:
-    for how in ("kill", "end of stdin"):
-        folder = tmp_path / how.replace(" ", "-")
-        folder.mkdir()
-        process = warmdriver.WarmProcess(folder, data_dir)
-        daemon = """
-            import os, time
-            if os.fork() == 0:
-                os.setsid()
-                if os.fork() == 0: time.sleep(600)
-                time.sleep(600)
-            time.sleep(600)
-        """
-        process.send({"command": "run", "trial": process.spec(daemon)})
-        assert process.next_event()["event"] == "started"
-        deadline = time.monotonic() + 20
-        while len(tree := process.processes()) < 5 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert len(tree) >= 5, tree
-        if how == "kill":
-            os.kill(process.pid, signal.SIGKILL)
-        else:
-            assert process.process.stdin
-            process.process.stdin.close()
-        began = time.monotonic()
-        while any(_alive(pid) for pid in tree) and time.monotonic() - began < 5:
-            time.sleep(0.01)
-        assert time.monotonic() - began < 1, [pid for pid in tree if _alive(pid)]
-        process.process.wait(timeout=5)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    process = warmdriver.WarmProcess(tmp_path, data_dir)
+    tree = process.start_daemons()
+    os.kill(process.pid, signal.SIGKILL)
+    assert warmdriver.wait_until_gone(tree) < 1
+    process.process.wait(timeout=5)

@@ -187,9 +187,42 @@ class WarmProcess:
             time.sleep(0.02)
         return left
 
+    def start_daemons(self) -> set[int]:
+        """Starts a trial that makes daemons and sleeps; all processes under the warm one once they are there."""
+        spec = self.spec("""
+            import os, time
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0: time.sleep(600)
+                time.sleep(600)
+            time.sleep(600)
+        """)
+        self.send({"command": "run", "trial": spec})
+        assert self.next_event()["event"] == "started"
+        deadline = time.monotonic() + 30
+        while len(tree := self.processes()) < 5 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(tree) >= 5, tree
+        return tree
+
     def close(self) -> None:
         """Ends the process as an operator does: by the end of its stdin."""
         assert self.process.stdin
         self.process.stdin.close()
         self.process.wait(timeout=10)
         self.log.close()
+
+
+def wait_until_gone(pids: set[int], limit_seconds: float = 5) -> float:
+    """Seconds until none of pids is alive; the limit when some stay."""
+    began = time.monotonic()
+    while any(_alive(pid) for pid in pids) and time.monotonic() - began < limit_seconds:
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from statistics import mean, stdev
 
 import pytest
 from autoresearch_operator.api.reasons import (
@@ -37,7 +38,7 @@ class Script(World):
 
     gains: dict[int, float] = field(default_factory=dict)
     screens: dict[int, float] = field(default_factory=dict)
-    """Screening runs that come out so many noise units better than the baseline truly is."""
+    """Screening runs that come out so many noise units better than the baseline's mean."""
     failing: frozenset[tuple[int, Purpose]] = frozenset()
 
     def propose(self, wanted: CandidateWanted, experiments: list[ExperimentRecord]) -> ExperimentRecord:
@@ -51,7 +52,9 @@ class Script(World):
         if (start.key.experiment, start.purpose) in self.failing:
             return None
         if start.purpose is Purpose.SCREEN and start.key.experiment in self.screens:
-            return self.levels[0] - self.screens[start.key.experiment] * NOISE
+            keys = [replace(start.key, experiment=0, seed=seed) for seed in range(5)]
+            runs = [super(Script, self).score(replace(start, key=key, subject=0)) or 0.0 for key in keys]
+            return mean(runs) - self.screens[start.key.experiment] * stdev(runs)
         return super().score(start)
 
 

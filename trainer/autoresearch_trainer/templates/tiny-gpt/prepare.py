@@ -1,8 +1,8 @@
 """What a training script may use. Not editable: the same file is put beside every candidate.
 
-Batches, clock, seed and tokenizer come from the gate, which is another process; so does the score, from the judge, which is a
-third. Nothing in this file can make a score better: changing it in memory changes what a script sees, not what it is given.
-The names are those that training scripts of this kind already use, so a script written for them runs as it is.
+Batches, clock, seed and tokenizer come from the gate, which is another process; the score comes from the judge, which
+is a third. Nothing in this file can make a score better: changing it in memory changes what a script sees, not what it
+is given. The names are those that training scripts of this kind already use: one written for them runs as it is.
 """
 
 import math
@@ -34,8 +34,8 @@ def progress():
 class _TimeBudget(float):
     """The budget's number, for scripts that compare it with seconds which they counted themselves.
 
-    `elapsed / TIME_BUDGET` and `elapsed >= TIME_BUDGET` answer from the gate's clock instead, so that such a script has the
-    right schedule and stops in time whether the budget is in seconds, CPU-seconds or steps.
+    `elapsed / TIME_BUDGET` and `elapsed >= TIME_BUDGET` answer from the gate's clock instead, so that such a script has
+    the right schedule and stops in time whether the budget is in seconds, CPU-seconds or steps.
     """
 
     def __rtruediv__(self, elapsed):
@@ -52,10 +52,10 @@ TIME_BUDGET = _TimeBudget(next(iter(_gate.budget.values())))
 
 
 class Tokenizer:
-    """The fixed byte-level BPE. A trial sees token ids only; encode and decode work by hand, where the data can be read."""
+    """The fixed byte-level BPE. A trial sees token ids only; encode and decode work where the data can be read."""
 
     @classmethod
-    def from_directory(cls, tokenizer_dir=None):
+    def from_directory(cls, tokenizer_dir=None):  # noqa: ARG003 - there is one tokenizer
         return cls()
 
     def get_vocab_size(self):
@@ -83,7 +83,7 @@ def get_token_bytes(device="cpu"):
     return torch.from_numpy(_gate.token_bytes.astype("int32")).to(device)
 
 
-class make_dataloader:  # noqa: N801 - scripts call it like a function
+class make_dataloader:
     """Batches (x, y, epoch): x and y int64 (B, T) on DEVICE, y one token ahead; each torchrun rank gets its own.
 
     `for` ends when the budget is spent. `next()` on the loader itself then gives the last batch again, for scripts that
@@ -91,7 +91,7 @@ class make_dataloader:  # noqa: N801 - scripts call it like a function
     split="train" is the gate's stream; "val" repeats the development slice: held-out *training* data, for the log.
     """
 
-    def __init__(self, tokenizer, B, T, split, buffer_size=0):
+    def __init__(self, tokenizer, B, T, split, buffer_size=0):  # noqa: ARG002 - rows come packed
         if split not in ("train", "val"):
             raise ValueError(f"split is {split!r}: use 'train', or 'val' for the development slice")
         self._split = split
@@ -139,32 +139,57 @@ def trace(model):
 
 
 def submit(model):
-    """Hands the model over, which ends the trial's clock. What is handed over is what is scored."""
-    if RANK == 0:
-        _gate.submit(_plain(model))
+    """Hands the model over, which ends the trial's clock. What is handed over is what is scored.
+
+    Run by hand, the judge's result is printed. A self-reported trial hands nothing over.
+    """
+    result = _gate.submit(_plain(model)) if RANK == 0 else None
+    if result:
+        print(
+            "by hand: " + ", ".join(f"{name} {value}" for name, value in result.items() if not isinstance(value, dict))
+        )
 
 
 @torch.no_grad()
-def evaluate_bpb(model, tokenizer, batch_size):
+def evaluate_bpb(model, tokenizer, batch_size):  # noqa: ARG001 - the tokenizer is fixed
     """Hands the model over (`submit`) and gives bits per byte of the development slice, lower is better.
 
     That figure is for the log: it is from one small batch of training data. The score is the judge's, on data that no
-    script sees.
+    script sees. Only a self-reported trial, which has no judge, reads the validation split itself and prints `val_bpb`.
     """
     submit(model)
-    if not _development:
-        return math.nan
-    x, y = _development[0]
-    nats, count = 0.0, 0
-    lengths = get_token_bytes(DEVICE)
-    for rows, targets in zip(x.split(batch_size), y.split(batch_size), strict=True):
-        logits = _plain(model)(rows)
+    model = _plain(model)
+    was_training = model.training
+    model.eval()
+    batches = _validation() if _gate.self_reported else _development
+    pieces = [piece for x, y in batches for piece in zip(x.split(batch_size), y.split(batch_size), strict=True)]
+    lengths, nats, count = get_token_bytes(DEVICE), 0.0, 0
+    for x, y in pieces:
+        logits = model(x)
         logits = (logits[0] if isinstance(logits, (tuple, list)) else logits)[..., : _gate.vocab_size]
-        losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-        scored = lengths[targets.flatten()]
+        losses = F.cross_entropy(logits.float().flatten(0, 1), y.flatten(), reduction="none")
+        scored = lengths[y.flatten()]
         nats += float((losses * (scored > 0)).double().sum())
         count += int(scored.sum())
-    return nats / (math.log(2) * max(count, 1))
+    model.train(was_training)
+    bits = nats / (math.log(2) * max(count, 1))
+    if _gate.self_reported and RANK == 0:
+        print(f"val_bpb: {bits:.6f}", flush=True)
+    return bits
+
+
+def _validation(tokens=32768):
+    """Rows of the validation split, spread over it: (x, y) of EVAL_BATCH rows each, for self-reported trials."""
+    from autoresearch_trainer.data import TokenSplit
+
+    split = TokenSplit(_gate.data_dir, "val")
+    rows = min(max(1, tokens // MAX_SEQ_LEN), (split.tokens - 1) // MAX_SEQ_LEN)
+    stride = (split.tokens - 1) // rows
+    windows = [torch.from_numpy(split.window(i * stride, MAX_SEQ_LEN + 1).astype("int64")) for i in range(rows)]
+    return [
+        (part[:, :-1].contiguous(), part[:, 1:].contiguous())
+        for part in torch.stack(windows).to(DEVICE).split(EVAL_BATCH)
+    ]
 
 
 def _plain(model):

@@ -1,23 +1,21 @@
 """A small GPT trained under a fixed budget. Lower validation bits per byte (val_bpb) is better; the judge measures it.
 
-Everything in this file may be changed. The knobs come first: `# search:` gives the values worth trying, `# require:` what must
-hold between them. Runs on a CPU, on one GPU, or on several with torchrun.
+Everything in this file may be changed. The knobs come first: `# search:` gives the values worth trying, `# require:`
+what must hold between them. Runs on a CPU, on one GPU, or on several with torchrun.
 """
 
 import math
 import sys
 from itertools import islice
 
+import prepare
 import torch
 import torch.distributed as dist
-import torch.nn as nn
 import torch.nn.functional as F
-from prepare import (
-    DEVICE, MAX_SEQ_LEN, RANK, SEED, WORLD_SIZE, Tokenizer, evaluate_bpb, log, make_dataloader, progress, trace,
-)
+from prepare import DEVICE, MAX_SEQ_LEN, RANK, WORLD_SIZE
+from torch import nn
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Knobs
+# ---- Knobs -----------------------------------------------------------------------------------------------------------
 
 # Model
 DEPTH = 4  # search: int 1..8  # blocks
@@ -29,7 +27,8 @@ ACTIVATION = "gelu"  # search: choice gelu, relu2, silu, swiglu
 NORM = "rms"  # search: choice rms, layer  # layer norm has a fused kernel on CPUs, rms norm on GPUs
 QK_NORM = False  # search: choice False, True  # normalise queries and keys
 WINDOW_PATTERN = "L"  # search: choice L, SL, SSL, S  # attention by block, repeated: Long, or Short (a quarter)
-VALUE_EMBEDDINGS = False  # search: choice False, True  # a second embedding table feeds the values of odd blocks
+VALUE_EMBEDDINGS = False  # search: choice False, True  # a table of embeddings feeds the values of every other block
+PREVIOUS_TOKEN = False  # search: choice False, True  # the input has an embedding of the token before as well
 TIE_EMBEDDINGS = False  # search: choice False, True  # the output layer is the input embedding
 LOGIT_CAP = 0.0  # search: choice 0.0, 15.0, 30.0  # soft limit of the logits, cap * tanh(logits / cap); 0 for none
 ROPE_BASE = 10000.0  # search: log 100..100000
@@ -45,7 +44,7 @@ BETA1 = 0.9  # search: linear 0.8..0.98
 BETA2 = 0.95  # search: linear 0.9..0.999
 WEIGHT_DECAY = 0.1  # search: linear 0..0.3  # of the blocks' matrices
 GRAD_CLIP = 1.0  # search: choice 0.0, 0.5, 1.0, 2.0  # largest norm of the gradient; 0 for none
-WARMUP = 0.1  # search: linear 0..0.3  # share of the budget over which the learning rate rises
+WARMUP = 0.1  # search: linear 0..0.3  # share of the budget in which the learning rate rises
 COOLDOWN = 0.3  # search: linear 0..0.9  # share of the budget over which it falls at the end
 FINAL_LR = 0.1  # search: linear 0..0.3  # x LEARNING_RATE, where the fall ends
 # require: WARMUP + COOLDOWN <= 1
@@ -53,20 +52,16 @@ FINAL_LR = 0.1  # search: linear 0..0.3  # x LEARNING_RATE, where the fall ends
 # Batch
 SEQUENCE = 128  # search: choice 32, 64, 96, 128  # tokens of a training row, at most MAX_SEQ_LEN
 TOTAL_BATCH = 1024  # search: choice 256, 512, 1024, 2048, 4096  # tokens of one optimizer step, all GPUs together
-MICRO_BATCH = 1024  # search: off  # tokens of one forward pass: smaller needs less memory, and changes nothing else
+MICRO_BATCH = 2**16  # search: off  # most tokens of one forward pass: less needs less memory, the result is the same
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Precision: weights are float32; activations have the type below, by explicit casts (autocast would choose op by op)
+# ---- Precision -------------------------------------------------------------------------------------------------------
+# Weights are float32. Activations have the type below, by explicit casts: autocast would choose anew for every operator.
 
-if DEVICE.type == "cpu":
-    DTYPE, DTYPE_REASON = torch.float32, "CPU"
-elif torch.cuda.get_device_capability() >= (8, 0):
-    DTYPE, DTYPE_REASON = torch.bfloat16, "capability >= 8.0"
-else:
-    DTYPE, DTYPE_REASON = torch.float16, "no bf16 units: gradients are scaled"
+DTYPE = torch.float32
+if DEVICE.type == "cuda":  # below capability 8.0 bfloat16 is emulated, whatever is_bf16_supported() says
+    DTYPE = torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Model
+# ---- Model -----------------------------------------------------------------------------------------------------------
 
 
 def norm(x):
@@ -76,9 +71,6 @@ def norm(x):
 class Linear(nn.Linear):
     """float32 weights, used in the type of the input."""
 
-    def __init__(self, inputs, outputs):
-        super().__init__(inputs, outputs, bias=False)
-
     def forward(self, x):
         return F.linear(x, self.weight.to(x.dtype))
 
@@ -87,12 +79,12 @@ class Attention(nn.Module):
     def __init__(self, index, vocab_size):
         super().__init__()
         self.head_dim = DIM // HEADS
-        self.query = Linear(DIM, DIM)
-        self.key_value = Linear(DIM, 2 * KV_HEADS * self.head_dim)
-        self.output = Linear(DIM, DIM)
-        self.values = nn.Embedding(vocab_size, KV_HEADS * self.head_dim) if VALUE_EMBEDDINGS and index % 2 == 0 else None
-        short = WINDOW_PATTERN[index % len(WINDOW_PATTERN)] == "S"
-        self.window = MAX_SEQ_LEN // 4 if short else MAX_SEQ_LEN
+        self.query = Linear(DIM, DIM, bias=False)
+        self.key_value = Linear(DIM, 2 * KV_HEADS * self.head_dim, bias=False)
+        self.output = Linear(DIM, DIM, bias=False)
+        use_values = VALUE_EMBEDDINGS and index % 2 == 0
+        self.values = nn.Embedding(vocab_size, KV_HEADS * self.head_dim) if use_values else None
+        self.window = MAX_SEQ_LEN // (4 if WINDOW_PATTERN[index % len(WINDOW_PATTERN)] == "S" else 1)
 
     def forward(self, x, idx, cos, sin, distance):
         B, T, _ = x.shape
@@ -127,8 +119,8 @@ class MLP(nn.Module):
         super().__init__()
         # A gated MLP has three matrices: two thirds of the width make it the same size.
         self.hidden = int(MLP_RATIO * DIM * (2 / 3 if ACTIVATION == "swiglu" else 1)) // 8 * 8
-        self.up = Linear(DIM, self.hidden * (2 if ACTIVATION == "swiglu" else 1))
-        self.down = Linear(self.hidden, DIM)
+        self.up = Linear(DIM, self.hidden * (2 if ACTIVATION == "swiglu" else 1), bias=False)
+        self.down = Linear(self.hidden, DIM, bias=False)
 
     def forward(self, x):
         x = self.up(x)
@@ -154,12 +146,33 @@ class Block(nn.Module):
         return x + self.mlp(norm(x))
 
 
+class CrossEntropy(torch.autograd.Function):
+    """Mean of -log softmax(logits)[target], logits (N, V) float32, target (N,) int64.
+
+    torch's own goes over the logits five times; on a CPU with a small model that was 40 % of a step.
+    """
+
+    @staticmethod
+    def forward(ctx, logits, target):
+        target = target.unsqueeze(1)
+        probabilities = torch.softmax(logits, dim=-1)
+        ctx.save_for_backward(probabilities, target)
+        return -probabilities.gather(1, target).clamp_min(1e-37).log().mean()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        probabilities, target = ctx.saved_tensors  # used once: they become the gradient in place
+        probabilities.scatter_add_(1, target, torch.full_like(target, -1, dtype=probabilities.dtype))
+        return probabilities.mul_(gradient / len(target)), None
+
+
 class GPT(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, DIM)
+        self.previous_embedding = nn.Embedding(vocab_size, DIM) if PREVIOUS_TOKEN else None
         self.blocks = nn.ModuleList([Block(index, vocab_size) for index in range(DEPTH)])
-        self.head = Linear(DIM, vocab_size)
+        self.head = Linear(DIM, vocab_size, bias=False)
         for weight in self.parameters():
             nn.init.normal_(weight, std=INIT_STD)
         for block in self.blocks:  # each block adds to the stream: the sum should not grow with the depth
@@ -174,10 +187,13 @@ class GPT(nn.Module):
         self.register_buffer("sin", angle.sin())
         self.register_buffer("distance", position[:, None] - position[None, :])  # (T, T) query minus key position
 
-    def forward(self, idx, targets=None, reduction="mean"):
-        """idx (B, T) int64. Without targets: logits (B, T, V) float32. With targets (B, T): the loss in nats."""
+    def forward(self, idx, targets=None):
+        """idx (B, T) int64. Without targets: logits (B, T, V) float32. With targets (B, T): the mean loss in nats."""
         T = idx.size(1)
-        x = norm(self.embedding(idx).to(DTYPE))
+        x = self.embedding(idx)
+        if self.previous_embedding is not None:
+            x = x + F.pad(self.previous_embedding(idx[:, :-1]), (0, 0, 1, 0))  # the first position has none before it
+        x = norm(x.to(DTYPE))
         context = idx, self.cos[:T].to(DTYPE), self.sin[:T].to(DTYPE), self.distance[:T, :T]
         for block in self.blocks:
             x = block(x, *context)
@@ -186,11 +202,10 @@ class GPT(nn.Module):
             logits = LOGIT_CAP * torch.tanh(logits / LOGIT_CAP)
         if targets is None:
             return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction=reduction)
+        return CrossEntropy.apply(logits.flatten(0, 1), targets.flatten())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Optimizer
+# ---- Optimizer -------------------------------------------------------------------------------------------------------
 
 
 class Muon(torch.optim.Optimizer):
@@ -204,7 +219,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None):  # noqa: ARG002 - an optimizer's signature
         for group in self.param_groups:
             shapes = {}
             for p in group["params"]:
@@ -232,9 +247,9 @@ def orthogonal(matrices, steps=5):
 
 def make_optimizers(model):
     """One or two optimizers; every group carries `peak_lr`, which the schedule multiplies."""
-    tables = [p for name, p in model.named_parameters() if "embedding" in name or "head" in name or "values" in name]
-    table_ids = {id(p) for p in tables}
-    matrices = [p for p in model.parameters() if id(p) not in table_ids]
+    tables, matrices = [], []
+    for name, p in model.named_parameters():
+        (tables if any(word in name for word in ("embedding", "head", "values")) else matrices).append(p)
     tables = {"params": tables, "lr": LEARNING_RATE * EMBEDDING_LR_SCALE, "weight_decay": 0.0}
     matrices = {"params": matrices, "lr": LEARNING_RATE, "weight_decay": WEIGHT_DECAY}
     adamw = {"lr": LEARNING_RATE, "betas": (BETA1, BETA2), "fused": True}
@@ -255,73 +270,75 @@ def schedule(done):
     return min(up, 1.0, down)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Training
+# ---- Training --------------------------------------------------------------------------------------------------------
 
 
 def largest(value):
     """The largest of the ranks' values, so that all of them use the same learning rate and stop at the same step."""
     if WORLD_SIZE == 1:
         return value
-    shared = torch.tensor(value, device=DEVICE)
-    dist.all_reduce(shared, op=dist.ReduceOp.MAX)
+    dist.all_reduce(shared := torch.tensor(value, device=DEVICE), op=dist.ReduceOp.MAX)
     return shared.item()
 
 
+def train_step(model, optimizers, scaler, micro_batches, multiplier):
+    """One update from the mean gradient of micro_batches on all ranks; gives the mean loss of this rank, a tensor."""
+    total = torch.zeros((), device=DEVICE)
+    for x, y, _ in micro_batches:
+        loss = model(x, y) / len(micro_batches)
+        scaler.scale(loss).backward()
+        total += loss.detach()
+    parameters = list(model.parameters())
+    if WORLD_SIZE > 1:
+        for p in parameters:
+            dist.all_reduce(p.grad)
+            p.grad /= WORLD_SIZE
+    for optimizer in optimizers:
+        scaler.unscale_(optimizer)
+    if GRAD_CLIP:
+        nn.utils.clip_grad_norm_(parameters, GRAD_CLIP)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * multiplier
+        scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    scaler.update()
+    return total
+
+
 def main():
-    torch.manual_seed(SEED)
-    if DEVICE.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
+    torch.manual_seed(prepare.SEED)
     if WORLD_SIZE > 1:
         dist.init_process_group("nccl" if DEVICE.type == "cuda" else "gloo")
     sequence = min(SEQUENCE, MAX_SEQ_LEN)
     share = TOTAL_BATCH // WORLD_SIZE
     rows = max(1, min(MICRO_BATCH, share) // sequence)
-    accumulation = max(1, round(share / (rows * sequence)))
+    accumulation = max(1, round(share / rows / sequence))
 
-    tokenizer = Tokenizer.from_directory()
+    tokenizer = prepare.Tokenizer.from_directory()
     model = GPT(tokenizer.get_vocab_size()).to(DEVICE)
     optimizers = make_optimizers(model)
-    scaler = torch.amp.GradScaler(DEVICE.type, enabled=DTYPE == torch.float16)
-    parameters = list(model.parameters())
-    print(f"{sum(p.numel() for p in parameters)} parameters, {DTYPE} ({DTYPE_REASON}), {WORLD_SIZE} x {accumulation} x "
-          f"{rows} x {sequence} tokens a step")
-    trace(model)  # start-up is free: only the weights are left to be sent when the budget is spent
+    scaler = torch.amp.GradScaler(DEVICE.type, enabled=torch.float16 == DTYPE)
+    count, shape = sum(p.numel() for p in model.parameters()), f"{WORLD_SIZE} x {accumulation} x {rows} x {sequence}"
+    print(f"{count} parameters, {DTYPE}, {shape} tokens a step")
+    prepare.trace(model)  # start-up is free: only the weights are left to be sent when the budget is spent
 
-    batches = iter(make_dataloader(tokenizer, rows, sequence, "train"))
+    batches = iter(prepare.make_dataloader(tokenizer, rows, sequence, "train"))
     step = 0
     while True:
         micro_batches = list(islice(batches, accumulation))
         if largest(float(len(micro_batches) < accumulation)):
             break
-        multiplier = schedule(largest(progress()))
-        total = torch.zeros((), device=DEVICE)
-        for x, y, _ in micro_batches:
-            loss = model(x, y) / accumulation
-            scaler.scale(loss).backward()
-            total += loss.detach()
-        for optimizer in optimizers:
-            scaler.unscale_(optimizer)
-        if WORLD_SIZE > 1:
-            for p in parameters:
-                dist.all_reduce(p.grad)
-                p.grad /= WORLD_SIZE
-        if GRAD_CLIP:
-            nn.utils.clip_grad_norm_(parameters, GRAD_CLIP)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * multiplier
-            scaler.step(optimizer)
-            optimizer.zero_grad(set_to_none=True)
-        scaler.update()
+        multiplier = schedule(largest(prepare.progress()))
+        loss = train_step(model, optimizers, scaler, micro_batches, multiplier)
         if step % 10 == 0:  # reading the loss waits for the GPU
-            value = total.item()
+            value = loss.item()
             if not math.isfinite(value):
-                sys.exit(f"The loss is {value} at step {step}: training diverged. Lower LEARNING_RATE, or clip gradients.")
-            log(step, value)
+                sys.exit(f"The loss is {value} at step {step}: training diverged; try a lower LEARNING_RATE.")
+            prepare.log(step, value)
         step += 1
 
-    development_bpb = evaluate_bpb(model, tokenizer, rows)  # hands the model over; the judge's score is the one that counts
+    development_bpb = prepare.evaluate_bpb(model, tokenizer, rows)  # hands the model over to be judged
     if RANK == 0:
         print(f"steps: {step}\ndevelopment_bpb: {development_bpb:.4f}")
     if WORLD_SIZE > 1:

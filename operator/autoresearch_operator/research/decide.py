@@ -96,6 +96,19 @@ def decide_candidate(record: ExperimentRecord, fold: Fold, over: str) -> Decisio
     return _screened(record, fold, over)
 
 
+def confirm_ahead(record: ExperimentRecord, fold: Fold) -> tuple[Need, ...]:
+    """Confirmation runs that this candidate will need if nothing lands before its turn; to be made on idle slots.
+
+    A guess from what is known now. It moves no verdict: at its turn the candidate is decided as if these runs had
+    been started then, and runs beyond the deciding look are never counted. A rebase is not confirmed ahead, because
+    one that moved on before it ran is free.
+    """
+    if record.base != fold.incumbent or screen_of(fold.trials, record) is None:
+        return ()
+    guess = _screened(record, fold, "")
+    return guess.needs if isinstance(guess, Wait) and guess.confirming else ()
+
+
 def _screened(record: ExperimentRecord, fold: Fold, over: str) -> Decision | Wait:
     number, rules = record.number, fold.terms.rules
     measured = fold.trials.measured(Purpose.SCREEN, number, number, 0)

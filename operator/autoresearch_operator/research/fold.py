@@ -84,7 +84,7 @@ class Fold:
         self.failures = 0
         reason = record.reason
         if verdict is Verdict.ACCEPTED:
-            mine = self._take_pairs(number)
+            mine = self._take_pairs(record)
             if not mine and record.val_bpb is not None:
                 mine = [record.val_bpb]
             self.incumbent = number
@@ -92,7 +92,7 @@ class Fold:
             self.accepted.append(number)
             self.near.clear()
         elif reason is VerdictReason.NOT_SIGNIFICANT:
-            self._take_pairs(number)
+            self._take_pairs(record)
         elif reason is VerdictReason.SUPERSEDED:
             self.gains[number] = record.delta or 0.0
             if number not in self.used:
@@ -142,8 +142,12 @@ class Fold:
         self.near = [miss for miss in self.near if miss not in chosen]
         return tuple(sorted(miss.number for miss in chosen))
 
-    def _take_pairs(self, number: int) -> list[float]:
-        mine, theirs = self.trials.pairs(number, self.incumbent, self.terms.rules.looks[-1])
+    def _take_pairs(self, record: ExperimentRecord) -> list[float]:
+        mine, theirs = self.trials.pairs(record.number, self.incumbent, self.terms.rules.looks[-1])
+        # Runs made ahead of a look that was never taken do not count: which of them exist depends on idle slots.
+        for runs in self.terms.rules.looks if record.delta is not None else ():
+            if runs < len(mine) and abs(mean(theirs[:runs]) - mean(mine[:runs]) - (record.delta or 0.0)) < 1e-12:
+                mine, theirs = mine[:runs], theirs[:runs]
         if mine:
             self.pool = self.pool.with_group(mine).with_group(theirs)
             self.runs.setdefault(self.incumbent, []).extend(theirs)

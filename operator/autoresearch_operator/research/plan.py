@@ -7,15 +7,17 @@ which runs ended, so the outcome never depends on which slot was faster:
 - Candidate n is asked for when candidate n - W has its verdict (W = `Terms.lookahead`). Its base is the incumbent
   *after that verdict*, it may be shown no later one, and whether it is a proposal or a combination is settled then.
   Only when the proposers have run dry, or the number of candidates is used up, is it settled by a later verdict.
-- Screening runs go ahead of their turn; everything else about a candidate begins when its turn has come.
+- Screening runs go ahead of their turn, and on slots that would idle even so do confirmation runs of candidates that
+  passed and whose base is the incumbent. Neither moves a verdict; a landing in between makes the latter useless.
 - A candidate accepted in this pass ends the pass: it must be on the branch before anything builds on it. Its two
   refresh runs come before the next verdict, so that they are part of the noise for all later ones alike.
+- A run is said to be finished only in a pass that has no verdict left to write.
 - A winner made on an older incumbent is Superseded and comes back as a combination, which has no run before its turn;
   superseded again, it costs nothing and does not count towards limits.experiments.
 - Candidates proposed ahead of the baseline's verdict start screening only when no baseline run is left to start.
 
 Starts come in this order: baseline, the confirmation under way (candidate and incumbent in turn), refresh runs,
-screens by number; after the search the final comparison.
+screens by number, confirmations ahead of their turn; after the search the final comparison.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from autoresearch_operator.api.reasons import (
 from autoresearch_operator.api.run import ResearchRunSpec
 from autoresearch_operator.research.decide import (
     Wait,
+    confirm_ahead,
     decide_baseline,
     decide_candidate,
     refresh_needs,
@@ -110,7 +113,7 @@ class _Pass:
                 break
         self._end_of_search()
         if self.failed is None and self.over is None:
-            self._screen_ahead()
+            self._run_ahead()
         return self._finish()
 
     def _step(self, record: ExperimentRecord) -> bool:
@@ -203,12 +206,23 @@ class _Pass:
             if not self.wanted:
                 self.wanted += self.stage.candidates
 
-    def _screen_ahead(self) -> None:
-        for record in self.experiments[self.frontier :]:
-            if record.verdict is None:
-                measured = screen_of(self.trials, record)
-                if measured is not None and measured.need is not None:
-                    self.needs.append(measured.need)
+    def _run_ahead(self) -> None:
+        """Screens of later candidates, and on slots that would idle even then the first look of those that passed.
+
+        The confirmations of many candidates would else follow one another while most of a large machine waits.
+        """
+        later = [record for record in self.experiments[self.frontier :] if record.verdict is None]
+        for record in later:
+            measured = screen_of(self.trials, record)
+            if measured is not None and measured.need is not None:
+                self.needs.append(measured.need)
+        if self.phase is ExperimentPhase.LANDING or 0 not in self.fold.runs:
+            return
+        room = self.terms.slots - len(self.trials.running)
+        for record in later[1:]:
+            if len(self.needs) >= room:
+                return
+            self.needs += confirm_ahead(record, self.fold)
 
     def _starts(self) -> tuple[TrialStart, ...]:
         room = self.terms.slots - len(self.trials.running)
@@ -235,9 +249,9 @@ class _Pass:
     def _finish(self) -> Plan:
         starts = self._starts()
         complete: CompleteReason | None = None
-        if self.failed is None and self.stage is not None and self.stage.complete and not self.wanted:
-            waiting = self.frontier < len(self.experiments)  # for the verdict on an ablation
-            complete = None if waiting else self._complete_reason()
+        ended = self.stage is not None and self.stage.complete and not self.wanted
+        if ended and self.failed is None and self.frontier == len(self.experiments) and not self.decisions:
+            complete = self._complete_reason()
         candidates = () if self.observed.suspended or self.failed is not None else tuple(self.wanted)
         return Plan(
             candidates=candidates,
@@ -245,7 +259,7 @@ class _Pass:
             decisions=tuple(self.decisions),
             progressing=self._progressing(starts, candidates),
             complete=complete,
-            failed=self.failed,
+            failed=None if self.decisions else self.failed,
             message=self._message(complete),
             standing=self._standing(),
         )

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "observe"))
 from autoresearch_operator.local.machine import Slot
 from autoresearch_operator.local.view import open_view
 from autoresearch_operator.observe.chart import chart_png
+from autoresearch_operator.observe.exports import results_tsv, write_json
 from autoresearch_operator.observe.report import report_html
 from autoresearch_operator.observe.summary import summarise
-from autoresearch_operator.observe.tables import render, results_text, results_tsv, write_json
+from autoresearch_operator.observe.tables import render, results_text
 from observed_runs import FACTS, made_up, made_up_records
 
 DIFF = (

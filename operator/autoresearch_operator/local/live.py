@@ -16,7 +16,8 @@ from rich.text import Text
 
 from autoresearch_operator.api.reasons import Verdict, VerdictReason
 from autoresearch_operator.local.machine import Slot
-from autoresearch_operator.local.view import SafeStream, decision_words, end_words, trial_words
+from autoresearch_operator.local.stream import SafeStream
+from autoresearch_operator.local.view import decision_words, end_words, trial_words
 from autoresearch_operator.observe.facts import RunFacts
 from autoresearch_operator.observe.summary import final_trials
 from autoresearch_operator.observe.text import bpb, clean, duration, finite, rate, signed

@@ -21,6 +21,7 @@ from typing import Any, Literal, Protocol, TextIO
 
 from autoresearch_operator.api.reasons import VerdictReason
 from autoresearch_operator.local.machine import Slot
+from autoresearch_operator.local.stream import SafeStream
 from autoresearch_operator.observe.facts import RunFacts
 from autoresearch_operator.observe.text import bpb, clean, duration, plural, rate, signed, size
 from autoresearch_operator.observe.why import purpose_words
@@ -67,54 +68,6 @@ class Drawing(RunView, Protocol):
         """Leave the terminal as it was found."""
 
 
-class SafeStream:
-    """A text stream that falls silent instead of failing when its reader goes away or cannot show a character."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self.broken = False
-
-    def write(self, text: str) -> int:
-        if not self.broken:
-            try:
-                self._stream.write(text)
-            except UnicodeEncodeError:
-                encoding = self.encoding
-                self.write(text.encode(encoding, "backslashreplace").decode(encoding))
-            except (OSError, ValueError):
-                self._break()
-        return len(text)
-
-    def flush(self) -> None:
-        if not self.broken:
-            try:
-                self._stream.flush()
-            except (OSError, ValueError):
-                self._break()
-
-    def isatty(self) -> bool:
-        try:
-            return not self.broken and self._stream.isatty()
-        except ValueError:
-            return False
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    @property
-    def encoding(self) -> str:
-        return self._stream.encoding or "utf-8"
-
-    def _break(self) -> None:
-        self.broken = True
-        # What is still buffered would fail again when the interpreter flushes it at exit; let it go nowhere.
-        if self._stream in (sys.stdout, sys.__stdout__):
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)
-
-
 class PlainDrawing:
     """One line an event, with the time of day."""
 
@@ -141,9 +94,8 @@ class PlainDrawing:
         """Two a second and slot: for the live picture only."""
 
     def trial_finished(self, slot: Slot, record: TrialRecord) -> None:
-        self._line(
-            f"slot {slot.index}: #{record.key.experiment} {purpose_words(record.purpose, record.subject)}: {trial_words(record)}"
-        )
+        words = purpose_words(record.purpose, record.subject)
+        self._line(f"slot {slot.index}: #{record.key.experiment} {words}: {trial_words(record)}")
 
     def decided(self, experiment: ExperimentRecord, decision: Decision, standing: Standing) -> None:
         best = standing.incumbent_score

@@ -130,6 +130,7 @@ def isolation_statement(facts: RunFacts) -> IsolationStatement:
         because = "candidates run on the machine that holds the validation data, under the same kernel"
     else:
         missing = [words.lower() for words, ok, _ in protections if not ok]
+        missing += [f"{words.lower()} (not recorded)" for key, words in named if key not in held]
         if not missing:
             return IsolationStatement("Verified and isolated", "every protection held in every trial", protections)
         because = "missing: " + "; ".join(missing)

@@ -1,13 +1,9 @@
-"""`results` and `show`: tables for terminals, TSV and JSON for scripts, all from one RunSummary."""
+"""`results` and `show` for terminals, from one RunSummary."""
 
 from __future__ import annotations
 
 import io
-import json
-import math
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -15,7 +11,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from autoresearch_operator.api.reasons import ExperimentKind, Verdict, VerdictReason
+from autoresearch_operator.api.reasons import Verdict, VerdictReason
+from autoresearch_operator.observe.exports import results_json, results_tsv
 from autoresearch_operator.observe.summary import Row, RunSummary
 from autoresearch_operator.observe.text import (
     MISSING,
@@ -33,25 +30,23 @@ from autoresearch_operator.observe.text import (
 from autoresearch_operator.observe.why import explain, helps_words, purpose_words
 from autoresearch_operator.research.records import Purpose, TrialRecord
 
+__all__ = [
+    "diff_text",
+    "effects_table",
+    "headline",
+    "render",
+    "results_json",
+    "results_table",
+    "results_text",
+    "results_tsv",
+    "select_rows",
+    "show_text",
+]
+
 SHOWN_ROWS = 200
 DIFF_LINES = 400
 # A mark beside every colour: one reader in twelve cannot tell red from green.
 _MARKS = {Verdict.ACCEPTED: ("✓", "green"), Verdict.REJECTED: ("·", "dim"), Verdict.INVALID: ("✗", "yellow")}
-_UPSTREAM = ("commit", "val_bpb", "memory_gb", "status", "description")
-_OURS = (
-    "number",
-    "kind",
-    "verdict",
-    "reason",
-    "delta",
-    "delta_error",
-    "noise_units",
-    "trials",
-    "tokens_per_second",
-    "proposer",
-    "base",
-    "seconds",
-)
 
 
 def outcome(row: Row) -> Text:
@@ -178,94 +173,6 @@ def results_text(summary: RunSummary, *, width: int = 80, limit: int | None = SH
             Text("* the final version without one accepted edit, scored on the hidden test split", style="dim")
         )
     return Group(*parts)
-
-
-def results_tsv(summary: RunSummary) -> str:
-    """Decided experiments as tab-separated values: upstream's five columns first, then ours.
-
-    As upstream does it, `status` is keep, discard or crash, memory is in GB (GiB, one decimal), and a crash scores
-    0.000000. Ablations are left out: they are scored on the hidden split, and a plot of this file would mix the two.
-    Tabs and line ends in titles become spaces.
-    """
-    lines = ["\t".join(_UPSTREAM + _OURS)]
-    for row in summary.rows:
-        if row.kind is ExperimentKind.ABLATION or not (row.decided or (row.number == 0 and row.val_bpb is not None)):
-            continue
-        status = "keep" if row.accepted else "crash" if row.verdict is Verdict.INVALID else "discard"
-        memory = 0.0 if row.peak_memory_bytes is None else row.peak_memory_bytes / 2**30
-        cells = (
-            row.commit[:7],
-            f"{row.val_bpb if row.val_bpb is not None else 0.0:.6f}",
-            f"{memory:.1f}",
-            status,
-            clean(row.title, 500),
-            str(row.number),
-            row.kind.value,
-            row.verdict.value if row.verdict is not None else "",
-            row.reason.value if row.reason is not None else "",
-            _figure(row.delta, 6),
-            _figure(row.delta_error, 6),
-            _figure(row.noise_units, 2),
-            str(row.trials),
-            _figure(row.tokens_per_second, 0),
-            clean(row.proposer, 80),
-            str(row.base),
-            f"{row.seconds:.1f}",
-        )
-        lines.append("\t".join(cells))
-    return "\n".join(lines) + "\n"
-
-
-def results_json(summary: RunSummary) -> dict[str, Any]:
-    """The whole summary as JSON values: camelCase, null for every figure that is missing or not finite."""
-    document = {
-        "version": 1,
-        "run": asdict(summary.facts),
-        "state": summary.state,
-        "finished": summary.finished,
-        "baseline": asdict(summary.baseline) if summary.baseline else None,
-        "incumbent": {
-            "number": summary.incumbent,
-            "score": asdict(summary.incumbent_score) if summary.incumbent_score else None,
-        },
-        "gain": summary.gain,
-        "final": asdict(summary.final) if summary.final else None,
-        "finalGain": summary.final_gain,
-        "noise": asdict(summary.noise),
-        "spend": asdict(summary.spend),
-        "verdicts": _Literal(summary.verdicts),
-        "reasons": _Literal(summary.reasons),
-        "isolation": asdict(summary.isolation),
-        "running": summary.running,
-        "etaSeconds": summary.eta_seconds,
-        "experiments": [asdict(row) | {"outcome": row.outcome, "accepted": row.accepted} for row in summary.rows],
-        "steps": [asdict(step) for step in summary.steps],
-    }
-    converted: dict[str, Any] = _jsonable(document)
-    return converted
-
-
-class _Literal(dict[str, int]):
-    """A mapping whose keys are data, not field names."""
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()  # a lone surrogate cannot be written to a file
-    if isinstance(value, _Literal):
-        return dict(value)
-    if isinstance(value, dict):
-        return {_camel(str(key)): _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return value
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join("BPB" if part == "bpb" else part.capitalize() for part in rest)
 
 
 def show_text(summary: RunSummary, number: int, *, diff: str = "", reproduce: str = "") -> Group:
@@ -397,12 +304,3 @@ def _trials_table(trials: Iterable[TrialRecord]) -> Table:
 
 def _indent(renderable: RenderableType) -> Padding:
     return Padding(renderable, (0, 0, 0, 2))
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def write_json(summary: RunSummary) -> str:
-    """`results --json`: one document, stable key order."""
-    return json.dumps(results_json(summary), ensure_ascii=False, allow_nan=False)

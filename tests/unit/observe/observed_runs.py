@@ -176,3 +176,39 @@ def made_up_records(candidates: int, *, seed: int = 1, finished: bool = True) ->
         decided_limit=40,
     )
     return Observed(experiments, trials, 1_700_000_000.0, slots=2), standing
+
+
+HOSTILE_TITLES = (
+    "<script>alert(1)</script>",
+    "</title><img src=x onerror=alert(1)>",
+    '"><svg/onload=alert(1)> & &amp; {{ 7 * 7 }} {% raw %}',
+    "[bold red]not markup[/] [link=http://example.org]x[/link] :smile:",
+    "\x1b[31mred\x1b[0m \x1b]0;title\x07 \x9b2J \r overwritten",
+    "reversed \u202e txt.exe \u2066 isolate \ufeff",
+    "two\nlines\tand\ttabs\x00null",
+    "$\\frac{1}{2}$ %d %s {0} \\",
+    "\U0001f680 rocket \U0001f469\u200d\U0001f52c scientist 中文",
+    "lone surrogate \ud800",
+    "x" * 4096,
+    "",
+    " ",
+)
+
+
+def hostile(candidates: int = len(HOSTILE_TITLES), *, finished: bool = True) -> RunSummary:
+    """A run whose proposer writes whatever could hurt a reader, in every field that it can fill."""
+    observed, standing = made_up_records(candidates, finished=finished)
+    experiments = [
+        replace(
+            record,
+            title=HOSTILE_TITLES[place % len(HOSTILE_TITLES)],
+            hypothesis=HOSTILE_TITLES[(place + 1) % len(HOSTILE_TITLES)],
+            message=HOSTILE_TITLES[(place + 2) % len(HOSTILE_TITLES)],
+            proposer=HOSTILE_TITLES[(place + 3) % len(HOSTILE_TITLES)],
+        )
+        for place, record in enumerate(observed.experiments)
+    ]
+    trials = [replace(trial, detail=HOSTILE_TITLES[0], message=HOSTILE_TITLES[4]) for trial in observed.trials]
+    facts = replace(FACTS, source=HOSTILE_TITLES[1], hardware={"product": HOSTILE_TITLES[0]})
+    changed = Observed(experiments, trials, observed.started_at, slots=2)
+    return summarise(facts, changed, standing, now=1.8e9, state=HOSTILE_TITLES[2], finished=finished)

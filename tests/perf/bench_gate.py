@@ -1,9 +1,9 @@
 """Training under the gate against the same loop that reads the shards itself; the bar is 0.98 of its tokens per second.
 
-    python tests/perf/bench_gate.py [--seconds 6] [--rounds 5]
+    python tests/perf/bench_gate.py [--steps 20] [--rounds 15] [--layers 4]
 
-Both loops run in one candidate under one warm process, in turns, so that they share core, memory and noise; the loop that
-reads itself uses the same windows, from a file in its own folder. Prints one JSON line.
+Both loops run in one candidate under one warm process, in turns, so that they share core, memory and noise; the loop
+that reads itself uses the same windows, from a file in its own folder. Prints one JSON line.
 """
 
 import argparse
@@ -113,7 +113,7 @@ def main() -> int:
         "bar": 0.98,
         "tokensPerSecond": {name: round(sorted(rates[name])[len(ratios) // 2]) for name in ("gate", "itself")},
         "batchMicroseconds": round(rates["batchSeconds"] * 1e6, 1),
-        "machine": machine.description(),
+        "machine": machine.describe(),
     }
     print(json.dumps(report))
     return 0 if middle >= 0.98 else 1

@@ -1,19 +1,26 @@
-"""One line about the machine, to stand beside every figure."""
+"""What a figure was measured on: printed above every benchmark's figures."""
+
+from __future__ import annotations
 
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 
 
-def description() -> str:
-    """Processor, cores usable and present, memory, load, kernel and Python."""
-    product = platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            product = line.partition(":")[2].strip()
-            break
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+def describe() -> str:
+    """One line: processor, cores that may be used, memory, kernel, Python and torch."""
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.processor(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     load = os.getloadavg()[0]
-    kernel, python = platform.release(), platform.python_version()
-    return f"{product}, {cores}, {pages / 2**30:.0f} GiB, load {load:.1f}, Linux {kernel}, Python {python}"
+    return (
+        f"{model}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, Linux {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}, torch {metadata.version('torch')}, load {load:.1f}"
+    )

@@ -2,9 +2,9 @@
 
     python tests/perf/bench_cpu_budget.py [--cpu-seconds 3] [--rounds 3]
 
-Runs one training script on one core, alone and with two busy loops on the same core, in turns, once with a budget in CPU
-seconds and once in wall seconds. "Quiet" is as quiet as the machine is: on a shared one compare the load that is printed.
-Prints one JSON line.
+Runs one training script on one core, alone and with two busy loops on the same core, in turns, once with a budget in
+CPU seconds and once in wall seconds. "Quiet" is as quiet as the machine is: on a shared one compare the load that is
+printed. Prints one JSON line.
 """
 
 import argparse

@@ -252,7 +252,7 @@ class _Writer:
             raise TraceError(f"{target} gives something that is not a tensor, and depends on values: keep to tensors.")
         packet = _packet(target)
         arguments = self._arguments(node, target)
-        if packet in _IDENTITY:
+        if packet in _IDENTITY and not (arguments.get("train") and arguments.get("p")):
             self._number[node] = self._number[node.args[0]]  # type: ignore[index]  # fx types no arguments
             return
         name = f"{packet}.{target._overloadname}"
@@ -262,6 +262,9 @@ class _Writer:
             name = "to.dtype"
         elif packet == "clone" and node.kwargs.get("memory_format") is torch.contiguous_format:
             name = "contiguous.default"
+        elif name in ("view.default", "_unsafe_view.default"):
+            # the same, but free of the strides that an operator happened to give on the device it was traced on
+            name, arguments = "reshape.default", {"self": arguments["self"], "shape": arguments["size"]}
         elif name in _ZEROED:
             name = _ZEROED[name]
             arguments.pop("stride", None)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from autoresearch_operator.api.reasons import Verdict
-from autoresearch_operator.research.records import ExperimentRecord, TrialRecord
+from autoresearch_operator.research.records import ExperimentRecord, TrialKey, TrialRecord
 
 T = TypeVar("T")
 
@@ -25,15 +25,15 @@ TRIAL: TypeAdapter[TrialRecord] = TypeAdapter(TrialRecord)
 GIB = float(1 << 30)
 _UPSTREAM = ("commit", "val_bpb", "memory_gb", "status", "description")
 _STATUS = {Verdict.ACCEPTED: "keep", Verdict.REJECTED: "discard", Verdict.INVALID: "crash"}
-_EXPERIMENT_OWN = (
-    "number", "kind", "tree", "base", "proposer", "hypothesis", "changes", "sources", "refused", "phase", "verdict",
-    "reason", "message", "delta", "delta_error", "landed_commit", "created_at", "decided_at",
-)  # fmt: skip
+# Taken from the records themselves, so that a field added there is never lost here.
+_EXPERIMENT_OWN = tuple(
+    item.name for item in dataclasses.fields(ExperimentRecord) if item.name not in {"commit", "val_bpb", "title"}
+)
+_KEY = tuple(item.name for item in dataclasses.fields(TrialKey))
 _TRIAL_OWN = (
-    "experiment", "seed", "attempt", "tier", "purpose", "subject", "phase", "reason", "detail", "message",
-    "audit_pairs", "train_tokens", "tokens_per_second", "reference_seconds", "peak_memory_bytes", "peak_vram_bytes",
-    "started_at", "finished_at", "slot", "curve",
-)  # fmt: skip
+    *_KEY,
+    *(item.name for item in dataclasses.fields(TrialRecord) if item.name not in {"key", "val_bpb"}),
+)
 _JSON = frozenset({"changes", "sources", "refused", "curve"})
 _TEXT = frozenset({"description", "hypothesis", "message", "detail", "proposer", "tier", "tree", "commit"})
 _ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "\0": "\\0"}
@@ -111,11 +111,10 @@ def trials_tsv(records: Iterable[TrialRecord], commits: Mapping[int, str]) -> by
     for record in records:
         peak = record.peak_vram_bytes or record.peak_memory_bytes or 0
         description = f"{record.purpose} of {record.key.experiment}, seed {record.key.seed}"
-        own = {"experiment": record.key.experiment, "seed": record.key.seed, "attempt": record.key.attempt}
         rows.append(
             [commits.get(record.key.experiment, ""), _score(record.val_bpb), f"{peak / GIB:.1f}", str(record.phase)]
             + [description]
-            + [_cell(name, own[name] if name in own else getattr(record, name)) for name in _TRIAL_OWN]
+            + [_cell(name, getattr(record.key if name in _KEY else record, name)) for name in _TRIAL_OWN]
         )
     return _table((*_UPSTREAM, *_TRIAL_OWN), rows)
 
@@ -134,7 +133,7 @@ def trials_from_tsv(text: bytes) -> list[TrialRecord]:
     """Raises RecordError: a row is not readable; the message gives its line."""
     found = []
     for line, row in _rows(text):
-        row["key"] = {name: row.pop(name) for name in ("experiment", "seed", "attempt")}
+        row["key"] = {name: row.pop(name) for name in _KEY}
         row["val_bpb"] = _unscore(row["val_bpb"])
         found.append(_line(TRIAL, row, "trial", line))
     return found

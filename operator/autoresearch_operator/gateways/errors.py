@@ -15,6 +15,10 @@ class RepositoryDamaged(GitError):
     """An object or a ref that must be there is missing or cannot be read."""
 
 
+class ObjectMissing(RepositoryDamaged):
+    """Nothing in the repository has the name asked for."""
+
+
 class RepositoryLocked(GitError):
     """Another process holds a lock file; the message names it."""
 

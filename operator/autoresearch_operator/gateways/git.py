@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from git.objects.fun import tree_entries_from_data
+
 from autoresearch_operator.gateways.errors import (
     GitError,
     Outcome,
@@ -26,8 +28,9 @@ from autoresearch_operator.gateways.errors import (
     SourceRefused,
     SourceTooLarge,
 )
-from autoresearch_operator.gateways.names import check_path, check_ref, is_sha
-from autoresearch_operator.gateways.process import Access, GitRunner, Objects, Writer, fault
+from autoresearch_operator.gateways.names import check_path, check_ref
+from autoresearch_operator.gateways.process import Access, GitRunner, Objects, fault
+from autoresearch_operator.gateways.writer import FOLDER, Writer
 
 IDENTITY = "Autoresearch <autoresearch@localhost>"
 PACKED_LIMIT = 700 * 1024
@@ -87,7 +90,7 @@ class Repository:
         self.identity = identity
         self.runner = GitRunner(path, access)
         self._objects = Objects(self.runner)
-        self._tree = lru_cache(maxsize=64)(self._read_tree)
+        self._tree = lru_cache(maxsize=256)(self._read_tree)
 
     @classmethod
     def init(cls, path: Path, *, access: Access | None = None, identity: str = IDENTITY) -> Repository:
@@ -171,15 +174,9 @@ class Repository:
     def resolve_or_none(self, rev: str) -> str | None:
         if not rev or any(character <= " " for character in rev):
             raise SourceRefused(f"{rev!r} is not a usable name of a commit")
-        finished = self.runner.run("rev-parse", "--verify", "--quiet", "--end-of-options", rev + "^{commit}")
-        sha = finished.out.decode().strip()
-        if finished.code == 0 and is_sha(sha):
-            return sha
-        if finished.code == 1 and not finished.err.strip():
-            return None
-        if "fatal: Needed a single revision" in finished.err or not finished.err.strip():
-            return None
-        raise fault(finished.err, f"reading {rev}")
+        # Through cat-file: a process less, and it too reads a ref anew each time.
+        found = self._objects.find(rev + "^{commit}")
+        return None if found is None else found[0]
 
     def refs(self, prefix: str = "refs/") -> dict[str, str]:
         """All refs that start with `prefix` and what they point to."""
@@ -217,21 +214,16 @@ class Repository:
         return self._tree(commit)
 
     def _read_tree(self, commit: str) -> Mapping[str, Entry]:
-        out = self.runner.check(
-            "ls-tree",
-            "-r",
-            "-z",
-            "--full-tree",
-            "--end-of-options",
-            commit,
-            doing=f"reading the files of {commit[:12]}",
-        )
+        kind, content = self._objects.read(commit)
+        if kind == "commit":
+            kind, content = self._objects.read(content[5:45].decode("ascii"))
         found: dict[str, Entry] = {}
-        for row in out.split(b"\0"):
-            if row:
-                head, _, path = row.partition(b"\t")
-                mode, _, sha = head.decode().split(" ")
-                found[path.decode("utf-8", "surrogateescape")] = Entry(mode, sha)
+        for sha, mode, name in tree_entries_from_data(content):
+            path, entry = os.fsdecode(name), Entry(f"{mode:06o}", bytes(sha).hex())
+            if mode == FOLDER:
+                found |= {f"{path}/{inner}": item for inner, item in self._tree(entry.sha).items()}
+            else:
+                found[path] = entry
         return found
 
     def read_files(self, commit: str, patterns: Iterable[str]) -> dict[str, bytes]:
@@ -313,8 +305,8 @@ class Repository:
     # --- writing ----------------------------------------------------------------------------------------------
 
     def writer(self) -> Writer:
-        """A session that writes several commits with one process."""
-        return Writer(self.runner, self.identity)
+        """What writes commits here."""
+        return Writer(self.path, self.identity, self._objects.read)
 
     def write_candidate(
         self, base_commit: str, changed: Mapping[str, bytes], message: str, when: int, *, writer: Writer | None = None

@@ -29,7 +29,7 @@ from autoresearch_operator.gateways.codec import (
 from autoresearch_operator.gateways.errors import GitError, RepositoryDamaged, Result
 from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.names import check_ref
-from autoresearch_operator.gateways.process import Writer
+from autoresearch_operator.gateways.writer import Writer
 from autoresearch_operator.research.records import ExperimentRecord, TrialRecord
 
 ROWS = 100
@@ -51,30 +51,33 @@ class Ledger:
     """Reads and writes one run's ledger. One writer at a time; compare-and-swap finds out about a second."""
 
     def __init__(self, repository: Repository, ref: str) -> None:
-        """Opens the ledger on `ref`; it does not have to exist yet.
-
-        Raises:
-            RepositoryDamaged: the ref exists and what it holds cannot be read.
-        """
+        """Opens the ledger on `ref`; it does not have to exist yet. Its records are read when they are needed."""
         self.repository = repository
         self.ref = check_ref(ref)
         self.tip: str | None = None
-        self._written: dict[str, Any] = {}
+        self._written: dict[str, Any] | None = None
+        """File to the records in it, as of `tip`; None: not read yet."""
         self._parents: set[str] = set()
         self.reload()
 
-    def reload(self) -> Contents | None:
-        """Reads the ref again and takes it as the state to go on from; None where there is no ledger yet."""
+    def reload(self) -> None:
+        """Takes what the ref points to now as the state to go on from."""
         self.tip = self.repository.resolve_or_none(self.ref)
-        self._written, self._parents = {}, set()
-        contents = self.read()
-        if contents is not None:
-            self._remember(contents.experiments, contents.trials, contents.run)
-        return contents
+        self._written, self._parents = None, set()
 
     def read(self) -> Contents | None:
-        """The records as of the newest commit, in order of number and of (experiment, seed, attempt)."""
-        return None if self.tip is None else read_contents(self.repository, self.tip)
+        """The records as of the newest commit, in order of number and of (experiment, seed, attempt).
+
+        None where there is no ledger yet.
+
+        Raises:
+            RepositoryDamaged: what the ref holds cannot be read.
+        """
+        if self.tip is None:
+            return None
+        contents = read_contents(self.repository, self.tip)
+        self._remember(contents.experiments, contents.trials, contents.run)
+        return contents
 
     def compose(
         self,
@@ -89,12 +92,15 @@ class Ledger:
 
         Only files whose rows changed are written; rows are compared by identity first, so callers keep their records.
         """
+        if self._written is None:
+            self.read()
+        written = self._written or {}
         blocks = _blocks(experiments, trials)
         commits = {record.number: record.commit for record in experiments}
         memory: dict[int, int] = {}
         changed: dict[str, bytes] = {}
         for path, rows in blocks.items():
-            if self._written.get(path) == rows:
+            if written.get(path) == rows:
                 continue
             if path.startswith("trials/"):
                 changed[path] = trials_tsv(rows, commits)
@@ -102,7 +108,7 @@ class Ledger:
                 if not memory:
                     memory = _peaks(blocks)
                 changed[path] = experiments_tsv(rows, memory)
-        if self._written.get("run.json") != run:
+        if written.get("run.json") != run:
             changed["run.json"] = (json.dumps(run, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode(
                 "utf-8", "replace"
             )

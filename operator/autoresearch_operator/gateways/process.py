@@ -15,19 +15,24 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, cast
 
 from git import Git
 
-from autoresearch_operator.gateways.errors import GitError, RepositoryDamaged, RepositoryLocked, StorageFull
+from autoresearch_operator.gateways.errors import (
+    GitError,
+    ObjectMissing,
+    RepositoryDamaged,
+    RepositoryLocked,
+    StorageFull,
+)
 
 LOCAL_SECONDS = 120.0
 """Deadline of a command on a local repository. The slowest, fsck over 50,000 objects, took 6 s."""
 REMOTE_SECONDS = 300.0
 """Deadline of a conversation with a server: a first fetch may bring a large history."""
 FULL = ("No space left on device", "Disk quota exceeded")
-_LOCK = re.compile(r"Unable to create '([^']+\.lock)': File exists|cannot lock ref '([^']+)': Unable to create")
+_LOCK = re.compile(r"Unable to create '([^']+\.lock)': File exists")
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ def fault(err: str, doing: str) -> Exception:
     lock = _LOCK.search(err)
     if lock:
         return RepositoryLocked(
-            f"{doing}: another process holds {lock.group(1) or lock.group(2)}; "
+            f"{doing}: another process holds {lock.group(1)}; "
             "if no git command is running, remove that file and run again"
         )
     damaged = ("bad object", "corrupt", "is empty", "unable to read", "missing", "not a git repository", "broken")
@@ -190,7 +195,19 @@ class Objects:
         self._guard = threading.Lock()
 
     def read(self, sha: str) -> tuple[str, bytes]:
-        """The kind ("commit", "tree", "blob") and content of an object.
+        """The kind ("commit", "tree", "blob") and content of an object."""
+        _, kind, content = self.look_up(sha)
+        return kind, content
+
+    def find(self, name: str) -> tuple[str, str, bytes] | None:
+        """As `look_up`, and None when nothing has that name."""
+        try:
+            return self.look_up(name)
+        except ObjectMissing:
+            return None
+
+    def look_up(self, sha: str) -> tuple[str, str, bytes]:
+        """The name, kind and content of what `sha`, a name or an expression such as `refs/heads/x^{commit}`, is.
 
         Raises:
             RepositoryDamaged: it is missing or unreadable.
@@ -207,11 +224,11 @@ class Objects:
                     size = int(head[2])
                     content = stdout.read(size + 1)
                     if len(content) == size + 1:
-                        return head[1].decode(), content[:-1]
+                        return head[0].decode(), head[1].decode(), content[:-1]
             except BrokenPipeError:
                 head = []
-            if len(head) == 2:  # "<sha> missing": the process is fine
-                raise RepositoryDamaged(f"object {sha} is not in {self._runner.git_dir}")
+            if len(head) >= 2:  # "<sha> missing": the process is fine
+                raise ObjectMissing(f"object {sha} is not in {self._runner.git_dir}")
             kill_group(self._process)
             self._process = None
             raise RepositoryDamaged(f"object {sha} in {self._runner.git_dir} cannot be read")
@@ -221,91 +238,6 @@ class Objects:
             if self._process is not None:
                 kill_group(self._process)
                 self._process = None
-
-
-class Writer:
-    """Writes commits through one `git fast-import`; nothing is reachable until refs are moved to it.
-
-    Use as a context manager: when it is left without an exception, every commit made in it is on disk.
-    """
-
-    def __init__(self, runner: GitRunner, identity: str) -> None:
-        """`identity` is "Name <address>" for author and committer."""
-        self._runner = runner
-        self._identity = identity
-        self._marks = 0
-        self._made: dict[str, str] = {}
-
-    def __enter__(self) -> Writer:
-        self._process = self._runner.start(["fast-import", "--quiet", "--date-format=raw", "--done"])
-        self._stdin, self._stdout = _pipes(self._process)
-        return self
-
-    def commit(
-        self,
-        *,
-        parents: Sequence[str],
-        message: str,
-        when: int,
-        changed: Mapping[str, bytes] | None = None,
-        tree: str | None = None,
-        modes: Mapping[str, str] | None = None,
-    ) -> tuple[str, str]:
-        """Writes a commit and gives (commit, tree).
-
-        The tree is `tree`, or that of the first parent, with `changed` (path to content) on top. The same
-        arguments give the same names on every machine. `when` is in seconds since the epoch.
-        """
-        self._marks += 1
-        mark = f":{self._marks}"
-        who = f"{self._identity} {when} +0000"
-        lines = [f"commit {self._scratch(self._marks)}", f"mark {mark}", f"author {who}", f"committer {who}"]
-        text = message.encode("utf-8", "replace")
-        stream = ["\n".join(lines).encode(), b"\ndata %d\n" % len(text), text, b"\n"]
-        for index, parent in enumerate(parents):
-            # A commit of this session is not yet where git looks names up; its mark stands for it.
-            stream.append(f"{'merge' if index else 'from'} {self._made.get(parent, parent)}\n".encode())
-        if tree is not None:
-            stream.append(f'M 040000 {tree} ""\n'.encode())
-        for path, content in (changed or {}).items():
-            mode = (modes or {}).get(path, "100644")
-            stream.append(f"M {mode} inline {path}\ndata {len(content)}\n".encode())
-            stream.extend((content, b"\n"))
-        stream.append(f'get-mark {mark}\nls {mark} ""\n'.encode())
-        try:
-            self._stdin.write(b"".join(stream))
-            self._stdin.flush()
-        except BrokenPipeError:
-            self._fail()
-        sha = self._stdout.readline().strip().decode()
-        row = self._stdout.readline().split()
-        if len(sha) != 40 or len(row) < 3:
-            self._fail()
-        self._made[sha] = mark
-        return sha, row[2].decode()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            kill_group(self._process)
-            return
-        # fast-import wants a ref for every commit; these never come to exist: each is reset before the end.
-        resets = "".join(f"reset {self._scratch(mark + 1)}\nfrom {'0' * 40}\n\n" for mark in range(self._marks))
-        _, err = self._process.communicate(resets.encode() + b"done\n", timeout=LOCAL_SECONDS)
-        if self._process.returncode != 0:
-            raise fault(err.decode("utf-8", "replace"), "writing commits")
-
-    @staticmethod
-    def _scratch(mark: int) -> str:
-        return f"refs/autoresearch-scratch/{os.getpid()}-{mark}"
-
-    def _fail(self) -> None:
-        """Raises what git said when it ended in the middle."""
-        with contextlib.suppress(OSError):
-            self._stdin.close()
-        err = self._process.stderr.read() if self._process.stderr else b""
-        raise fault(err.decode("utf-8", "replace"), "writing commits")
 
 
 def _pipes(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:

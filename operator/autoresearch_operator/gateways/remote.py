@@ -94,11 +94,12 @@ class Remote:
         said = " ".join(line.removeprefix("remote:").strip() for line in err.splitlines() if line.startswith("remote:"))
         if any("stale info" in reason or "fetch first" in reason or "non-fast-forward" in reason for reason in reasons):
             return Result(Outcome.CONFLICT, f"{self.url}: somebody else moved a ref since it was fetched")
-        refused = [reason for reason in reasons if "remote rejected" in reason and "atomic" not in reason]
+        refused = [reason for reason in reasons if "remote rejected" in reason]
         if refused:
-            if any(word in reason for reason in refused for word in ("cannot lock ref", "failed to update ref")):
+            if any("cannot lock ref" in words for words in (said, *refused)):
                 # Another push was at the same ref at this moment: the same as having lost the race.
                 return Result(Outcome.CONFLICT, f"{self.url}: another push was moving the same ref")
+            refused = [reason for reason in refused if "atomic" not in reason] or refused
             why = " ".join(part for part in (refused[0], said[:300]) if part)
             return Result(Outcome.REJECTED, f"{self.url} refuses the push: {why}")
         return self._trouble(err)

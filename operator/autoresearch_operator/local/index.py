@@ -59,6 +59,12 @@ class Index:
         if not self._readonly:
             append_durable(self._path, _encode(line), sync=sync)
 
+    def note(self, name: str, record: Mapping[str, Any]) -> None:
+        """Remembers something that has no file of its own."""
+        self.entries[name] = line = Line(name, 0, 0, dict(record))
+        if not self._readonly:
+            append_durable(self._path, _encode(line), sync=False)
+
     def rewrite(self) -> None:
         """Writes only the lines that count."""
         write_durable(self._path, b"".join(_encode(line) for line in self.entries.values()))

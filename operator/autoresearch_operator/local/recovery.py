@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +33,32 @@ class Loaded:
     restore_experiments: tuple[ExperimentRecord, ...] = ()
     """Those whose files have to be written again."""
     restore_trials: tuple[TrialRecord, ...] = ()
+    ledger: Contents | None = None
+    """What the ledger said; None when it was not read, because nothing had changed since it was written."""
 
 
-def load(workdir: Path, index: Index, ledger: Contents | None, notes: list[str], *, readonly: bool) -> Loaded:
+def load(
+    workdir: Path,
+    index: Index,
+    ledger: Callable[[], Contents | None],
+    notes: list[str],
+    *,
+    unchanged: bool,
+    readonly: bool,
+) -> Loaded:
     """Reads all records; for each, the most finished of file, index and ledger counts.
 
-    A verdict or a finished trial never goes back, whichever copy was lost. Unless `readonly`, damaged files are
-    renamed.
+    A verdict or a finished trial never goes back, whichever copy was lost. `unchanged`: the ledger is where it was
+    when the index was written; then it is read only when a file is not as it was. Unless `readonly`, damaged files
+    are renamed.
     """
     reader = _Reader(workdir, index, notes, readonly)
-    experiments, restore = _experiments(reader, ledger)
-    trials, restore_trials = _trials(reader, ledger, {record.number for record in experiments})
-    return Loaded(tuple(experiments), tuple(trials), tuple(restore), tuple(restore_trials))
+    files = _experiment_files(reader)
+    trial_files = _trial_files(reader)
+    contents = None if unchanged and reader.as_indexed() else ledger()
+    experiments, restore = _experiments(reader, files, contents)
+    trials, restore_trials = _trials(reader, trial_files, contents, {record.number for record in experiments})
+    return Loaded(tuple(experiments), tuple(trials), tuple(restore), tuple(restore_trials), contents)
 
 
 class _Reader:
@@ -55,6 +69,13 @@ class _Reader:
         self.index = index
         self.readonly = readonly
         self._notes = notes
+        self._indexed: set[str] = set()
+        self._all_indexed = True
+
+    def as_indexed(self) -> bool:
+        """Whether every record came from the index, and the index has no others."""
+        known = {path for path in self.index.entries if path.startswith(("experiments/", "trials/"))}
+        return self._all_indexed and known == self._indexed
 
     def note(self, sentence: str) -> None:
         self._notes.append(sentence)
@@ -69,7 +90,9 @@ class _Reader:
         """The record in a file; None when the file is damaged."""
         line = self.index.entries.get(path)
         if line is not None and line.matches(facts):
+            self._indexed.add(path)
             return line.record
+        self._all_indexed = False
         try:
             document = read_json(self.workdir / path)
             record = document.get("record") if document else None
@@ -87,7 +110,7 @@ class _Reader:
         return line.record if line else None
 
 
-def _experiments(reader: _Reader, ledger: Contents | None) -> tuple[list[ExperimentRecord], list[ExperimentRecord]]:
+def _experiment_files(reader: _Reader) -> dict[int, ExperimentRecord]:
     files: dict[int, ExperimentRecord] = {}
     for name, facts in _listing(reader.workdir / "experiments", _EXPERIMENT_FILE):
         path = f"experiments/{name}"
@@ -95,6 +118,12 @@ def _experiments(reader: _Reader, ledger: Contents | None) -> tuple[list[Experim
         with _unreadable_as_damage(reader, path):
             if record is not None:
                 files[int(name.split(".")[0])] = experiment_from_json(record)
+    return files
+
+
+def _experiments(
+    reader: _Reader, files: dict[int, ExperimentRecord], ledger: Contents | None
+) -> tuple[list[ExperimentRecord], list[ExperimentRecord]]:
     indexed: dict[int, ExperimentRecord] = {}
     for path, line in reader.index.entries.items():
         match = _EXPERIMENT_FILE.fullmatch(path.removeprefix("experiments/"))
@@ -121,7 +150,7 @@ def _experiments(reader: _Reader, ledger: Contents | None) -> tuple[list[Experim
     return kept, restore
 
 
-def _trials(reader: _Reader, ledger: Contents | None, numbers: set[int]) -> tuple[list[TrialRecord], list[TrialRecord]]:
+def _trial_files(reader: _Reader) -> dict[TrialKey, TrialRecord]:
     files: dict[TrialKey, TrialRecord] = {}
     for folder in sorted(_folders(reader.workdir / "trials")):
         if not reader.readonly:
@@ -134,6 +163,12 @@ def _trials(reader: _Reader, ledger: Contents | None, numbers: set[int]) -> tupl
                 if record is not None:
                     trial = trial_from_json(record)
                     files[trial.key] = trial
+    return files
+
+
+def _trials(
+    reader: _Reader, files: dict[TrialKey, TrialRecord], ledger: Contents | None, numbers: set[int]
+) -> tuple[list[TrialRecord], list[TrialRecord]]:
     recorded = {trial.key: trial for trial in ledger.trials} if ledger else {}
     indexed: dict[TrialKey, TrialRecord] = {}
     for path, line in reader.index.entries.items():

@@ -216,17 +216,34 @@ class Store:
 
         A trial that was started and never finished is not in it: it is to be started again under the same name.
         """
-        ledger = self._ledger()
-        contents = ledger.read()
-        loaded = recovery.load(self.workdir, self._index, contents, self.notes, readonly=self._lock is None)
+        ledger, noted = self._ledger(), self._index.entries.get("ledger")
+        unchanged = noted is not None and noted.record == {"tip": ledger.tip}
+        loaded = recovery.load(
+            self.workdir,
+            self._index,
+            ledger.read,
+            self.notes,
+            unchanged=unchanged,
+            readonly=self._lock is None,
+        )
         if self._lock is not None:
             for record in loaded.restore_experiments:
                 self._write_experiment(record)
             for trial in loaded.restore_trials:
                 self._write_trial(trial)
-            known = (contents.experiments, contents.run) if contents else ((), None)
-            if known != (loaded.experiments, run_as_json(self.run)):
+            told = loaded.ledger
+            current = (
+                unchanged
+                if told is None
+                else (told.experiments, told.run)
+                == (
+                    loaded.experiments,
+                    run_as_json(self.run),
+                )
+            )
+            if not current:
                 self._save_ledger(loaded.experiments, loaded.trials)
+            self._note_ledger()
             self._restore_branch(loaded.experiments)
         self._loaded = loaded
         return loaded
@@ -298,6 +315,7 @@ class Store:
         for record in created:
             self._write_experiment(record)
         self._save_ledger(experiments, trials)
+        self._note_ledger()
 
     def save_decisions(
         self,
@@ -339,6 +357,7 @@ class Store:
                 onto = moved
         for record in decided:
             self._write_experiment(record)
+        self._note_ledger()
         return decided
 
     def save_trial_start(self, trial: TrialRecord, spec: Mapping[str, Any]) -> None:
@@ -429,6 +448,10 @@ class Store:
         elif not decided:
             raise StoreError(f"{ledger.ref}: {result.message}")
         return result
+
+    def _note_ledger(self) -> None:
+        """Says in the index that files and ledger agree: the next start need not read the ledger. Written last."""
+        self._index.note("ledger", {"tip": self._ledger().tip})
 
     def _restore_branch(self, experiments: Sequence[ExperimentRecord]) -> None:
         """Brings the branch to the last landed edit when its ref was lost."""

@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from autoresearch_operator.gateways.codec import as_json
 from autoresearch_operator.gateways.errors import GitError
 from autoresearch_operator.gateways.git import Repository
-from autoresearch_operator.gateways.process import Writer
+from autoresearch_operator.gateways.writer import Writer
 from autoresearch_operator.local.durable import DamagedFile
 from autoresearch_operator.research.names import trial_name
 from autoresearch_operator.research.records import ExperimentRecord, TrialKey

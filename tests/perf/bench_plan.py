@@ -1,14 +1,13 @@
 """How long one planning pass takes over a long record: 5,000 candidates, about 10,000 trials.
 
-Run: `python tests/perf/bench_plan.py`. Prints the figure and the machine. The bound is generous (ten times the
-50 ms that the figure is held to on a quiet machine); the ratio is strict: twice the candidates, at most three times
-the time, so the pass stays linear.
+Run: `python tests/perf/bench_plan.py`. Prints the figure and the machine. A pass is one thread's work, so its time
+is CPU time, which a busy neighbour moves less than the clock. The bound is generous (ten times the 50 ms that the
+figure is held to on a quiet machine); the ratio is strict: four times the candidates, at most eight times the time
+(a quadratic pass would take sixteen).
 """
 
 from __future__ import annotations
 
-import os
-import platform
 import random
 import time
 
@@ -25,6 +24,7 @@ from autoresearch_operator.research.records import (
     TrialPhase,
     TrialRecord,
 )
+from machine import describe
 
 MEDIAN_LIMIT_S = 0.05
 GENEROUS_LIMIT_S = 0.5
@@ -104,29 +104,29 @@ def record_of(candidates: int, seed: int = 1) -> Observed:
 
 
 def best_and_median(candidates: int, repeats: int = 15) -> tuple[float, float, int]:
-    """Seconds of a pass: the fastest and the median; and the number of trials in the record."""
+    """CPU-seconds of a pass: the fastest and the median; and the number of trials in the record."""
     spec = ResearchRunSpec.model_validate({"limits": {"experiments": 10_000, "gpuHours": 1_000_000}})
     observed = record_of(candidates)
     plan(spec, observed, 0.0)
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = time.process_time()
         plan(spec, observed, 0.0)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     times.sort()
     return times[0], times[len(times) // 2], len(observed.trials)
 
 
 def main() -> None:
-    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-    half, _, _ = best_and_median(2500)
+    print(describe())
+    quarter, _, _ = best_and_median(1250)
     best, median, trials = best_and_median(5000)
     times = f"median {median * 1e3:.1f} ms, best {best * 1e3:.1f} ms"
     print(f"planning pass over 5,000 candidates and {trials:,} trials: {times}")
     print(f"held to {MEDIAN_LIMIT_S * 1e3:.0f} ms: {'kept' if best <= MEDIAN_LIMIT_S else 'MISSED'}")
-    print(f"time for 5,000 over time for 2,500: {best / half:.2f}")
+    print(f"time for 5,000 over time for 1,250: {best / quarter:.2f}")
     assert best <= GENEROUS_LIMIT_S, f"{best:.3f} s is over {GENEROUS_LIMIT_S} s"
-    assert best <= 3.0 * half, f"twice the candidates took {best / half:.1f} times as long"
+    assert best <= 8.0 * quarter, f"four times the candidates took {best / quarter:.1f} times as long"
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ class Range:
             return self.clip(self.low * (self.high / self.low) ** unit)
         return self.clip(self.low + (self.high - self.low) * unit)
 
-    def including(self, value: float) -> Range:
+    def including(self, value: KnobValue) -> Range:
         """The range widened to hold a current value that its author wrote outside it."""
-        if self.low <= value <= self.high or (self.log and value <= 0):
+        if not isinstance(value, int | float) or self.low <= value <= self.high or (self.log and value <= 0):
             return self
         return Range(min(self.low, value), max(self.high, value), self.log, self.integer, 1)
 
@@ -76,10 +76,10 @@ class Choices:
 Domain: TypeAlias = Range | Choices
 
 _NUMBER = r"[-+]?(?:\d[\d_]*)?\.?\d+(?:[eE][-+]?\d+)?"
-_RANGE = re.compile(rf"(?P<kind>log|linear|int)\s+(?P<low>{_NUMBER})\s*\.\.\s*(?P<high>{_NUMBER})(?:\s+step\s+(?P<step>\d+))?\Z")
-GRAMMAR = (
-    'write "log 0.005..0.2", "linear 0..0.3", "int 1..12", "int 32..256 step 32", "choice AdamW, Muon" or "off"'
+_RANGE = re.compile(
+    rf"(?P<kind>log|linear|int)\s+(?P<low>{_NUMBER})\s*\.\.\s*(?P<high>{_NUMBER})(?:\s+step\s+(?P<step>\d+))?\Z"
 )
+GRAMMAR = 'write "log 0.005..0.2", "linear 0..0.3", "int 1..12", "int 32..256 step 32", "choice AdamW, Muon" or "off"'
 
 
 def parse_search(text: str, value: KnobValue) -> Domain | None:
@@ -130,7 +130,7 @@ def _parse_choices(text: str, value: KnobValue) -> Choices:
     return Choices(values)
 
 
-def guess_domain(value: KnobValue) -> Domain | None:
+def guess_domain(value: KnobValue) -> Domain | None:  # noqa: PLR0911 (a table of kinds)
     """A domain for a knob without a `# search:` comment: floats x/÷4, ints x/÷2, truth values both, others none."""
     if isinstance(value, bool):
         return Choices((False, True))
@@ -141,7 +141,9 @@ def guess_domain(value: KnobValue) -> Domain | None:
         return Range(max(1, value // 2), value * 2, log=True, integer=True)
     if isinstance(value, float) and 0.5 <= value < 1:
         # A fraction near one (a momentum, a beta) is about its distance from one; four times 0.9 is nonsense.
-        return Range(round_significant(max(value / 4, 1 - 4 * (1 - value)), 3), 1 - round_significant((1 - value) / 4, 3))
+        return Range(
+            round_significant(max(value / 4, 1 - 4 * (1 - value)), 3), 1 - round_significant((1 - value) / 4, 3)
+        )
     if isinstance(value, float) and value > 0:
         return Range(value / 4, value * 4, log=True)
     if isinstance(value, float) and value < 0:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from autoresearch_operator.proposers.knobs import Knob, KnobError, read_knobs, splice_literals
-from autoresearch_operator.proposers.literals import NotALiteral, literal_value, same_value
+from autoresearch_operator.proposers.literals import NotALiteral, literal_value, number, same_value
 from autoresearch_operator.proposers.textmerge import Overlap, merge_text, split_lines
 from autoresearch_operator.research.records import Change
 
@@ -23,9 +23,7 @@ class Conflict:
     message: str
 
 
-def merge(
-    base: Mapping[str, str], ours: Mapping[str, str], theirs: Mapping[str, str]
-) -> dict[str, str] | Conflict:
+def merge(base: Mapping[str, str], ours: Mapping[str, str], theirs: Mapping[str, str]) -> dict[str, str] | Conflict:
     """The files of `ours` with the edit that leads from `base` to `theirs` made on them as well.
 
     Rebase: base = the old incumbent, ours = the new one, theirs = the candidate. Taking an accepted edit out of a
@@ -77,7 +75,8 @@ def diff(before: Mapping[str, str], after: Mapping[str, str], context: int = 3) 
 def fingerprint(files: Mapping[str, str]) -> str:
     """A hash that two sets of files share when they are the same program.
 
-    Comments, white space, docstrings and the spelling of a module-level literal (`2**17`, 131072) do not count; values do.
+    Comments, white space, docstrings and the spelling of a module-level literal (`2**17`, 131072) do not
+    count; values do.
     """
     digest = hashlib.sha256()
     for path in sorted(files):
@@ -120,20 +119,24 @@ class _Plain(ast.NodeTransformer):
         for statement in node.body:
             if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.UnaryOp | ast.BinOp):
                 try:
-                    statement.value = ast.Constant(literal_value(statement.value))
+                    statement.value = ast.Constant(number(literal_value(statement.value)))
                 except NotALiteral:
                     continue
         return self._without_docstring(node)
 
 
-def _merge_file(path: str, base: str | None, ours: str | None, theirs: str | None) -> str | None | Conflict:
-    if ours == theirs or base == theirs:
+def _merge_file(path: str, base: str | None, ours: str | None, theirs: str | None) -> str | Conflict | None:
+    if theirs in (ours, base):
         return ours
     if base == ours:
         return theirs
     if base is None or ours is None or theirs is None:
-        what = "both sides add the file with different text" if base is None else "one side deletes what the other edits"
+        what = "both sides add it with different text" if base is None else "one side deletes what the other edits"
         return Conflict(path, f"{path}: {what}")
+    return _merge_text(path, base, ours, theirs)
+
+
+def _merge_text(path: str, base: str, ours: str, theirs: str) -> str | Conflict:
     agreed = _merge_knobs(path, base, ours, theirs)
     if isinstance(agreed, Conflict):
         return agreed

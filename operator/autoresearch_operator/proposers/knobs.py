@@ -14,15 +14,13 @@ from __future__ import annotations
 
 import ast
 import functools
-import io
 import itertools
 import re
-import tokenize
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from autoresearch_operator.proposers.domains import Choices, Domain, Range, guess_domain, parse_search
+from autoresearch_operator.proposers.domains import Domain, guess_domain, parse_search
 from autoresearch_operator.proposers.literals import (
     KnobValue,
     NotALiteral,
@@ -32,12 +30,12 @@ from autoresearch_operator.proposers.literals import (
 )
 from autoresearch_operator.proposers.requirements import Requirement, parse_requirement
 
-_SEARCH = re.compile(r"#\s*search:(?P<text>[^#]*)")
-_REQUIRE = re.compile(r"#\s*require:(?P<text>[^#]*)")
+_SEARCH = re.compile(r"[ \t;]*#.*?(?:(?<=#)|(?<=# ))search:(?P<text>[^#\r\n]*)")
+_REQUIRE = re.compile(r"\s*#\s*require:(?P<text>[^#\r\n]*)")
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _NOT_SEARCHED = frozenset(
-    "SEED SEEDS EVAL EVALUATION VAL VOCAB VOCABULARY TOKENIZER BUDGET FLOPS VERSION PORT DEVICE PATH DIR LOG PRINT "
-    "INTERVAL DEBUG TIMEOUT TIME".split()
+    {"SEED", "SEEDS", "EVAL", "EVALUATION", "VAL", "VOCAB", "VOCABULARY", "TOKENIZER", "BUDGET", "FLOPS", "VERSION"}
+    | {"PORT", "DEVICE", "PATH", "DIR", "LOG", "PRINT", "INTERVAL", "DEBUG", "TIMEOUT", "TIME"}
 )
 """Words in a name that mark a measurement condition or plumbing: never searched unless a comment asks for it."""
 
@@ -91,50 +89,35 @@ def read_knobs(source: str, path: str = "train.py") -> KnobSet:
     shift = 1 if source.startswith("\ufeff") else 0
     text = source[shift:]
     tree = _parse(text, path)
-    comments = _comments(text, path)
-    starts = [0, *(match.end() for match in _LINE_END.finditer(text))]
-
-    def offset(line: int, column: int) -> int:
-        # ast counts columns in UTF-8 bytes; text is cut by characters.
-        start = starts[line - 1]
-        end = starts[line] if line < len(starts) else len(text)
-        return start + len(text[start:end].encode()[:column].decode())
-
+    lines = _Lines(text)
     bound = Counter(_bound_names(tree.body))
     knobs: dict[str, Knob] = {}
     for statement, follower in itertools.zip_longest(tree.body, tree.body[1:]):
-        found = _name_and_value(statement)
-        if found is None or bound[found[0]] != 1 or found[0].startswith("__"):
-            continue
-        name, node = found
-        try:
-            value = literal_value(node)
-        except (NotALiteral, RecursionError):
-            continue
         last = statement.end_lineno or statement.lineno
         shares_line = follower is not None and follower.lineno == last
-        comment = None if shares_line else _SEARCH.search(comments.pop(last, ""))
+        comment = None if shares_line else _SEARCH.match(lines.rest(last, statement.end_col_offset or 0))
+        found = _literal(statement)
+        if found is None or bound[found[0]] != 1 or found[0].startswith("__"):
+            if comment:
+                raise KnobError(
+                    f"{path}, line {last}: a search comment must end a line NAME = literal, and NAME is bound only once"
+                )
+            continue
+        name, node, value = found
         domain = None if comment or is_condition(name) else guess_domain(value)
         if comment:
             try:
                 domain = parse_search(comment["text"], value)
             except ValueError as error:
                 raise KnobError(f"{path}, line {last}: {name}: {error}") from error
-        if isinstance(domain, Range) and isinstance(value, int | float):
+        if domain is not None:
             domain = domain.including(value)
-        elif isinstance(domain, Choices):
-            domain = domain.including(value)
-        start = offset(node.lineno, node.col_offset)
-        end = offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
+        start = lines.offset(node.lineno, node.col_offset)
+        end = lines.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
         knobs[name] = Knob(
             name, value, text[start:end], start + shift, end + shift, node.lineno, domain, comment is not None
         )
-    for line, comment_text in comments.items():
-        if _SEARCH.match(comment_text):
-            raise KnobError(
-                f"{path}, line {line}: a search comment must end a line NAME = literal, and NAME must be bound only once"
-            )
-    return KnobSet(path, knobs, tuple(_requirements(comments, knobs, path)))
+    return KnobSet(path, knobs, tuple(_requirements(lines.own_comments(tree), knobs, path)))
 
 
 def splice(source: str, values: Mapping[str, KnobValue], path: str = "train.py") -> str:
@@ -192,21 +175,38 @@ def _parse(text: str, path: str) -> ast.Module:
         raise KnobError(f"{path}: this is not valid Python: {error or 'nested too deeply'}") from error
 
 
-def _comments(text: str, path: str) -> dict[int, str]:
-    """Line number -> comment. A line has at most one."""
-    lines = io.StringIO(_LINE_END.sub("\n", text))
-    try:
-        return {
-            token.start[0]: token.string
-            for token in tokenize.generate_tokens(lines.readline)
-            if token.type == tokenize.COMMENT
-        }
-    except (tokenize.TokenError, SyntaxError) as error:
-        raise KnobError(f"{path}: this is not valid Python: {error}") from error
+class _Lines:
+    """The lines of a text as the parser counts them: columns are UTF-8 bytes, and a form feed ends no line."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._starts = [0, *(match.end() for match in _LINE_END.finditer(text)), len(text)]
+
+    def line(self, line: int) -> str:
+        return self._text[self._starts[line - 1] : self._starts[line]]
+
+    def offset(self, line: int, column: int) -> int:
+        """Characters from the start of the text to a place given as the parser gives it."""
+        return self._starts[line - 1] + len(self.line(line).encode()[:column].decode())
+
+    def rest(self, line: int, column: int) -> str:
+        return self.line(line).encode()[column:].decode()
+
+    def own_comments(self, tree: ast.Module) -> Iterator[tuple[int, str]]:
+        """(line, text) of every line that holds a condition and nothing else. Much faster than a tokenizer."""
+        found = [(n, text) for n in range(1, len(self._starts)) if _REQUIRE.match(text := self.line(n))]
+        if not found:
+            return
+        quoted = [
+            (node.lineno, node.end_lineno or node.lineno)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno
+        ]
+        yield from (item for item in found if not any(first < item[0] <= last for first, last in quoted))
 
 
-def _requirements(comments: Mapping[int, str], knobs: Mapping[str, Knob], path: str) -> Iterator[Requirement]:
-    for line, comment in comments.items():
+def _requirements(comments: Iterable[tuple[int, str]], knobs: Mapping[str, Knob], path: str) -> Iterator[Requirement]:
+    for line, comment in comments:
         match = _REQUIRE.match(comment)
         if match is None:
             continue
@@ -222,13 +222,18 @@ def _requirements(comments: Mapping[int, str], knobs: Mapping[str, Knob], path: 
         yield requirement
 
 
-def _name_and_value(statement: ast.stmt) -> tuple[str, ast.expr] | None:
+def _literal(statement: ast.stmt) -> tuple[str, ast.expr, KnobValue] | None:
     match statement:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            return name, value
-        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
-            return name, value
-    return None
+        case ast.Assign(targets=[ast.Name(id=name)], value=node):
+            pass
+        case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as node):
+            pass
+        case _:
+            return None
+    try:
+        return name, node, literal_value(node)
+    except (NotALiteral, RecursionError):
+        return None
 
 
 def _bound_names(body: list[ast.stmt]) -> Iterator[str]:

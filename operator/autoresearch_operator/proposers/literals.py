@@ -31,14 +31,14 @@ def literal_value(node: ast.expr) -> KnobValue:
         case ast.Tuple(elts=items) | ast.List(elts=items):
             return tuple(literal_value(item) for item in items)
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
-            number = _number(literal_value(operand))
-            return -number if isinstance(sign, ast.USub) else number
+            amount = number(literal_value(operand))
+            return -amount if isinstance(sign, ast.USub) else amount
         case ast.BinOp(left=left, op=operator, right=right):
-            return _bounded(arithmetic(operator, _number(literal_value(left)), _number(literal_value(right))))
+            return _bounded(arithmetic(operator, number(literal_value(left)), number(literal_value(right))))
     raise NotALiteral(f"{ast.unparse(node)!r} is not a literal")
 
 
-def arithmetic(operator: ast.operator, left: float, right: float) -> float:
+def arithmetic(operator: ast.operator, left: float, right: float) -> float:  # noqa: PLR0911 (a table of operators)
     """`left operator right` for numbers, bounded in size; NotALiteral where it has no sensible result."""
     try:
         match operator:
@@ -94,7 +94,8 @@ def same_value(left: KnobValue, right: KnobValue) -> bool:
     return type(left) is type(right) and left == right
 
 
-def _number(value: KnobValue) -> int | float:
+def number(value: KnobValue) -> int | float:
+    """`value` when it is a number; NotALiteral for text, truth values and tuples."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise NotALiteral(f"{value!r} is not a number")
     return value

@@ -1,8 +1,8 @@
 """The ordered list of first tries: one knob, one step, in the order in which a short run profits most.
 
-The list is made anew from the incumbent for every candidate, so it goes on where an accepted step helped (a line search),
-turns round where one failed, halves its steps near a known worse value, and retries an old failure only
-late, after the script around it has changed.
+The list is made anew from the incumbent for every candidate, so it goes on where an accepted step helped (a line
+search), turns round where one failed, halves its steps near a known worse value, and retries an old failure only late,
+after the script around it has changed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from autoresearch_operator.api.reasons import Verdict, VerdictReason
+from autoresearch_operator.api.reasons import Verdict
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.interface import HistoryEntry
-from autoresearch_operator.proposers.literals import KnobValue, NotALiteral, literal_value, same_value
+from autoresearch_operator.proposers.literals import KnobValue, NotALiteral, literal_value, number, same_value
 from autoresearch_operator.proposers.space import Space, is_ordered
 
 _STALE = 3
@@ -42,6 +42,8 @@ class _Evidence:
     """Values known to be no better."""
     tried: list[tuple[KnobValue, bool]] = field(default_factory=list)
     """Values measured without a clear outcome, or waiting to be combined."""
+    promising: dict[KnobValue, float] = field(default_factory=dict)
+    """Values that helped an older base by more than noise, with their gain: to be tried again from this one."""
     direction: int = 0
     """The way an accepted step of this knob went last."""
     gain: float = 0.0
@@ -63,6 +65,8 @@ def _knob_probes(space: Space, key: str, order: float) -> Iterator[Probe]:
     evidence = _evidence(space, key)
     late = (0 if role.rank <= 5 else 1) + (_INACTIVE if space.inactive(key) else 0)
     rank = role.rank + order
+    for value, gain in evidence.promising.items():
+        yield Probe(key, value, -1, -gain)
     if not is_ordered(domain) and isinstance(domain, Choices):
         start = (domain.index(present) or 0) + 1
         others = [*domain.values[start:], *domain.values[: start - 1]]
@@ -71,11 +75,11 @@ def _knob_probes(space: Space, key: str, order: float) -> Iterator[Probe]:
             if wait is not None:
                 yield Probe(key, value, late + place + wait, rank)
         return
-    assert isinstance(present, int | float)
+    at = number(present)
     first = evidence.direction or role.first
     for turn, direction in enumerate((first, -first)):
         for size in (1.0, 0.5):
-            step = _step(domain, present, direction, size, role.factor)
+            step = _step(domain, at, direction, size, role.factor)
             if step is None:
                 continue
             wait = _wait(step, present, evidence, ordered=True)
@@ -115,10 +119,9 @@ def _wait(value: KnobValue, present: KnobValue, evidence: _Evidence, ordered: bo
     for known, fresh in (*evidence.worse, *evidence.tried):
         beyond = same_value(known, value)
         if ordered and not beyond and (known, fresh) in evidence.worse:
-            assert isinstance(value, int | float) and isinstance(present, int | float)
-            assert isinstance(known, int | float)
             # At or past a value that was worse, seen from the present one.
-            beyond = (value - present) * (known - present) > 0 and abs(value - present) >= abs(known - present)
+            step, bad = number(value) - number(present), number(known) - number(present)
+            beyond = step * bad > 0 and abs(step) >= abs(bad)
         if beyond and fresh:
             return None
         if beyond:
@@ -141,8 +144,16 @@ def _evidence(space: Space, key: str) -> _Evidence:
                     evidence.direction = 1 if after > before else -1
                     evidence.gain = entry.delta or 0.0
         elif same_value(before, present):
-            undecided = entry.reason is VerdictReason.SUPERSEDED or (entry.delta is not None and entry.delta > 0)
-            (evidence.tried if undecided else evidence.worse).append((after, fresh))
+            gain = space.gain(entry)
+            if gain is None or gain <= 0:
+                evidence.worse.append((after, fresh))
+            elif fresh or gain <= space.request.noise:
+                evidence.tried.append((after, fresh))
+            else:
+                evidence.promising[after] = gain
+    for value, fresh in (*evidence.worse, *evidence.tried):
+        if fresh:
+            evidence.promising.pop(value, None)
     return evidence
 
 

@@ -77,7 +77,7 @@ def _names(node: ast.expr) -> set[str]:
     return set().union(*(_names(child) for child in children))
 
 
-def _evaluate(node: ast.expr, values: Mapping[str, KnobValue]) -> Any:
+def _evaluate(node: ast.expr, values: Mapping[str, KnobValue]) -> Any:  # noqa: PLR0911 (a table of forms)
     match node:
         case ast.Name(id=name):
             return values[name]

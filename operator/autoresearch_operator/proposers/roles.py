@@ -20,77 +20,121 @@ class Role:
 
 
 _LEARNING_RATE = Role(
-    "learning rate", 0, +1, 4.0,
+    "learning rate",
+    0,
+    +1,
+    4.0,
     "Larger steps get further in a short budget.",
     "Smaller steps are steadier; the rate may be past its optimum.",
 )
 _DEPTH = Role(
-    "depth", 1, -1, 2.0,
+    "depth",
+    1,
+    -1,
+    2.0,
     "A deeper model can learn more if the budget has room for it.",
     "A shallower model makes more steps in the same budget.",
 )
 _OPTIMIZER = Role(
-    "optimizer", 2, +1, 2.0,
+    "optimizer",
+    2,
+    +1,
+    2.0,
     "Another update rule may learn faster per step.",
     "Another update rule may learn faster per step.",
 )
 _BATCH = Role(
-    "batch", 3, -1, 2.0,
+    "batch",
+    3,
+    -1,
+    2.0,
     "A larger batch gives less noisy steps and better use of the hardware.",
     "A smaller batch makes more steps from the same number of tokens.",
 )
 _WIDTH = Role(
-    "width", 4, -1, 1.5,
+    "width",
+    4,
+    -1,
+    1.5,
     "A wider model learns more from each token.",
     "A narrower model sees more tokens in the same budget.",
 )
 _SEQUENCE = Role(
-    "sequence", 5, -1, 2.0,
+    "sequence",
+    5,
+    -1,
+    2.0,
     "Longer rows give more context.",
     "Shorter rows cost less and make a batch more varied.",
 )
 _SCHEDULE_TAIL = Role(
-    "schedule", 6, +1, 2.0,
+    "schedule",
+    6,
+    +1,
+    2.0,
     "A longer descent of the rate settles the weights.",
     "A shorter descent keeps the rate high for longer.",
 )
 _SCHEDULE_HEAD = Role(
-    "schedule", 7, -1, 2.0,
+    "schedule",
+    7,
+    -1,
+    2.0,
     "A longer warm-up is safer with large steps.",
     "A short budget has little time to spend on warming up.",
 )
 _PART_RATE = Role(
-    "learning rate of a part", 8, +1, 3.0,
+    "learning rate of a part",
+    8,
+    +1,
+    3.0,
     "This part of the model may want larger steps.",
     "This part of the model may want smaller steps.",
 )
 _SCALE = Role(
-    "initialisation", 10, +1, 2.0,
+    "initialisation",
+    10,
+    +1,
+    2.0,
     "A larger start gives larger first gradients.",
     "A smaller start is steadier.",
 )
 _DECAY = Role(
-    "regularisation", 11, -1, 2.0,
+    "regularisation",
+    11,
+    -1,
+    2.0,
     "Stronger regularisation may keep the weights in a good range.",
     "A short run does not overfit: regularisation only costs.",
 )
 _HEADS = Role(
-    "attention", 9, -1, 2.0,
+    "attention",
+    9,
+    -1,
+    2.0,
     "More heads can look at more places at once.",
     "Fewer heads are cheaper and each is wider.",
 )
 _ARCHITECTURE = Role(
-    "architecture", 9, +1, 2.0,
+    "architecture",
+    9,
+    +1,
+    2.0,
     "Another form of this part may learn faster in the same budget.",
     "Another form of this part may learn faster in the same budget.",
 )
 _OTHER = Role(
-    "setting", 12, +1, 2.0,
+    "setting",
+    12,
+    +1,
+    2.0,
     "A higher value has not been tried from here.",
     "A lower value has not been tried from here.",
-)  # fmt: skip
+)
 
-_WHOLE_RATE = frozenset("LR PEAK MAX BASE MATRIX LEARNING RATE MAIN MODEL MUON ADAM ADAMW".split())
+_WHOLE_RATE = frozenset(
+    {"LR", "LEARNING", "RATE", "PEAK", "MAX", "BASE", "MAIN", "MODEL", "MATRIX", "MUON", "ADAM", "ADAMW"}
+)
 _BY_WORD: tuple[tuple[Role, frozenset[str]], ...] = tuple(
     (role, frozenset(words.split()))
     for role, words in [

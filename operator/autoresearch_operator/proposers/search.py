@@ -2,9 +2,9 @@
 
 Three samplers share the space, the checks against duplicates and the `# require:` conditions:
 
-- tpe (the default): see `probes.py` and `tpe.py`. The estimator suggests a full point; of the knobs in which it differs from
-  the incumbent, only the one or two with the largest distance times the share of past changes of that knob that helped are
-  changed. So every edit stays a line or two that a person can read, merge and take out again.
+- tpe (the default): see `probes.py` and `tpe.py`. The estimator suggests a full point; of the knobs in which it differs
+  from the incumbent, only the one or two with the largest distance times the share of past changes of that knob that
+  helped are changed. So every edit stays a line or two that a person can read, merge and take out again.
 - grid: one knob at a time, a few points of each, in the order of the file; ends when all were tried.
 - random: one uniformly drawn knob set to a uniformly drawn value: the honest control.
 
@@ -21,7 +21,6 @@ from typing import Literal, get_args
 from autoresearch_operator.proposers import tpe
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.interface import Exhausted, Proposal, ProposalRequest
-from autoresearch_operator.proposers.knobs import KnobError
 from autoresearch_operator.proposers.literals import KnobValue, same_value
 from autoresearch_operator.proposers.probes import probes
 from autoresearch_operator.proposers.space import Space, is_ordered, position
@@ -127,7 +126,7 @@ def _helped(space: Space) -> dict[str, float]:
             key = f"{change.path}:{change.name}"
             if key in made:
                 made[key] += 1
-                better[key] += entry.delta is not None and entry.delta > 0
+                better[key] += (space.gain(entry) or 0.0) > space.request.noise
     return {key: better[key] / made[key] * (0.1 if space.inactive(key) else 1.0) for key in made}
 
 

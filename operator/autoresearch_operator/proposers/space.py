@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
-from autoresearch_operator.proposers.edits import changes, fingerprint
-from autoresearch_operator.proposers.interface import Proposal, ProposalRequest
-from autoresearch_operator.proposers.knobs import Knob, KnobSet, read_knobs, splice
-from autoresearch_operator.proposers.literals import KnobValue, same_value
+from autoresearch_operator.proposers.edits import fingerprint
+from autoresearch_operator.proposers.interface import HistoryEntry, Proposal, ProposalRequest
+from autoresearch_operator.proposers.knobs import Knob, KnobSet, read_knobs, splice_literals
+from autoresearch_operator.proposers.literals import KnobValue, format_literal, same_value
 from autoresearch_operator.proposers.roles import Role, role_of
+from autoresearch_operator.research.records import Change
 
 _SNAP_TRIES = 64
 
@@ -55,6 +56,21 @@ class Space:
     def in_flight(self) -> frozenset[str]:
         """Knobs that a pending candidate changes."""
         return frozenset(f"{change.path}:{change.name}" for entry in self.request.pending for change in entry.changes)
+
+    def gain(self, entry: HistoryEntry) -> float | None:
+        """How much better an entry scored than the commit it was made on, bits per byte; None without a score.
+
+        Not the same as its `delta`: a verdict compares with the incumbent of its own time, which may have moved on
+        since. A step that helped its old base by much is then rejected, and is still the best idea there is.
+        """
+        base = self._scores.get(entry.base)
+        if entry.score is None:
+            return None
+        return entry.delta if base is None else base - entry.score
+
+    @cached_property
+    def _scores(self) -> dict[int, float]:
+        return {entry.number: entry.score for entry in self.request.history if entry.score is not None}
 
     def value(self, key: str) -> KnobValue:
         return self.knobs[key].value
@@ -103,15 +119,16 @@ class Space:
         changed = {key: value for key, value in values.items() if not same_value(value, self.value(key))}
         if not changed or not self.allowed(changed):
             return None
-        files = dict(self.request.files)
+        files, made = dict(self.request.files), []
         for path in self.files:
-            prefix = f"{path}:"
-            local = {key.removeprefix(prefix): value for key, value in changed.items() if key.startswith(prefix)}
-            files[path] = splice(files[path], local, path)
+            local = {
+                knob.name: format_literal(changed[key], knob.literal)
+                for name, knob in self.files[path].knobs.items()
+                if (key := f"{path}:{name}") in changed
+            }
+            files[path] = splice_literals(files[path], local, path)
+            made += [Change(path, name, self.files[path].knobs[name].literal, after) for name, after in local.items()]
         if fingerprint(files) in self.seen or (self.request.feasible and not self.request.feasible(files)):
-            return None
-        made = changes(self.request.files, files)
-        if not made:
             return None
         keys = [f"{change.path}:{change.name}" for change in made]
         return Proposal(
@@ -119,7 +136,7 @@ class Space:
             title or ", ".join(f"{change.name} {change.before} -> {change.after}" for change in made),
             hypothesis or " ".join(dict.fromkeys(self.why(key, changed[key]) for key in keys)),
             " and ".join(dict.fromkeys(self.role(key).axis for key in keys)),
-            made,
+            tuple(made),
             self.proposer,
         )
 

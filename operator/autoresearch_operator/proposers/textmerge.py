@@ -1,7 +1,7 @@
 """Three-way merge of text by lines.
 
-Written here and not taken from a library: the maintained ones are under the GPL, or merge by characters and so put halves
-of two lines together.
+Written here and not taken from a library: the maintained ones are under the GPL, or merge by characters and so put
+halves of two lines together.
 """
 
 from __future__ import annotations

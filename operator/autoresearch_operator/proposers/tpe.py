@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.interface import HistoryEntry
-from autoresearch_operator.proposers.literals import KnobValue
+from autoresearch_operator.proposers.literals import KnobValue, number
 from autoresearch_operator.proposers.space import Space
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ FEWEST_ENTRIES = 6
 def suggest(space: Space, seed: int) -> dict[str, KnobValue] | None:
     """A full set of values, or None while there are too few scores.
 
-    The study is rebuilt from the history at every call, so that the answer depends on the request alone. Candidates without
-    a score, and pending ones, count as the worst score seen: the estimator then keeps away from both.
+    The study is rebuilt from the history at every call, so that the answer depends on the request alone. Candidates
+    without a score, and pending ones, count as the worst score seen: the estimator then keeps away from both.
     """
     entries = _most_telling(space.request.history)
     scores = [entry.score for entry in entries if entry.score is not None]
@@ -80,9 +80,7 @@ def _encode(space: Space, key: str, entry: HistoryEntry) -> int | float:
     if isinstance(domain, Range):
         if not isinstance(value, int | float):
             value = space.value(key)
-        assert isinstance(value, int | float)
-        clipped = domain.clip(value)
-        return clipped if domain.integer else min(max(float(value), domain.low), domain.high)
+        return domain.clip(number(value)) if domain.integer else min(max(float(number(value)), domain.low), domain.high)
     index = domain.index(value)
     if index is None:
         index = domain.index(space.value(key))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from autoresearch_operator.api.reasons import ExperimentKind, Verdict
 from autoresearch_operator.observe.power import confidence_factor
 from autoresearch_operator.observe.summary import Row, RunSummary, Step
-from autoresearch_operator.observe.text import clean
+from autoresearch_operator.observe.text import clean, finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -210,12 +210,12 @@ def _final(axes: Axes, summary: RunSummary, palette: Palette) -> None:
     factor = confidence_factor(summary.noise.degrees)
     for place, side, color in ((0, final.baseline, palette.ink), (1, final.head, palette.head)):
         axes.errorbar(
-            [place], [side.mean], yerr=[factor * side.error], fmt="D", color=color, markersize=7, capsize=4,
-            elinewidth=1.6, zorder=4,
+            [place], [side.mean], yerr=[factor * (finite(side.error) or 0.0)], fmt="D", color=color,
+            markersize=7, capsize=4, elinewidth=1.6, zorder=4,
         )  # fmt: skip
         axes.annotate(
-            f"{side.mean:.4f}", (place, side.mean - factor * side.error), xytext=(0, -6), textcoords="offset points",
-            ha="center", va="top", fontsize=8, color=color,
+            f"{side.mean:.4f}", (place, side.mean - factor * (finite(side.error) or 0.0)), xytext=(0, -6),
+            textcoords="offset points", ha="center", va="top", fontsize=8, color=color,
         )  # fmt: skip
     axes.set_xlim(-0.7, 1.7)
     axes.set_xticks([0, 1], ["baseline", "head"], fontsize=8)

@@ -169,7 +169,8 @@ def _more_runs(summary: RunSummary, row: Row, looks: Sequence[Look]) -> str:
 def _further(summary: RunSummary, row: Row, gain: float, done: int, noise: float) -> str:
     degrees = summary.noise.degrees
     pool = NoisePool(noise * noise * degrees, degrees)
-    further = runs_to_decide(gain, pool, _rules(summary, row), done)
+    # A thousandth of the noise would take millions of runs; smaller still, the figure overflows.
+    further = MANY_TRIALS + 1 if 0 < gain < noise / 1000 else runs_to_decide(gain, pool, _rules(summary, row), done)
     if further is None:
         return "More runs would not help unless the runs so far were unlucky: what they show is no improvement."
     if further == 0:

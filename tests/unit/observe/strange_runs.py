@@ -20,7 +20,9 @@ from autoresearch_operator.research.records import (
 from hypothesis import strategies as st
 
 words = st.text(st.characters(), max_size=60) | st.sampled_from(["", "<b>", "\x1b[2J", "a" * 5000, "\ud800", "\u202e"])
-scores = st.none() | st.floats() | st.floats(0.5, 4.0)
+strange = st.sampled_from([float("nan"), float("inf"), float("-inf"), -0.0, 1e-300])
+figures = strange | st.floats(-1e6, 1e6) | st.floats(0.5, 4.0)
+scores = st.none() | figures
 sizes = st.none() | st.integers(0, 2**45)
 
 
@@ -65,12 +67,12 @@ def trials(draw: st.DrawFn, count: int) -> TrialRecord:
         peak_vram_bytes=draw(sizes),
         started_at=draw(st.floats(0, 2e9)),
         finished_at=draw(st.none() | st.floats(0, 2e9)),
-        curve=tuple(draw(st.lists(st.tuples(st.integers(0, 10**12), st.floats()), max_size=3))),
+        curve=tuple(draw(st.lists(st.tuples(st.integers(0, 10**12), figures), max_size=3))),
         cpu_seconds=draw(scores),
     )
 
 
-intervals = st.builds(Interval, mean=st.floats(), error=st.floats(), runs=st.integers(0, 9))
+intervals = st.builds(Interval, mean=figures, error=figures.map(abs), runs=st.integers(0, 9))
 effects = st.builds(
     Effect,
     number=st.integers(0, 9),

@@ -15,7 +15,7 @@ from autoresearch_operator.observe.report import diff_markup, fair_share, report
 from autoresearch_operator.observe.summary import RunSummary, summarise
 from autoresearch_operator.research.records import Effect, Observed, Standing
 from hypothesis import given, settings
-from observed_runs import FACTS, HOSTILE_TITLES, hostile, made_up, made_up_records
+from observed_runs import FACTS, hostile, made_up, made_up_records
 from strange_runs import summaries
 
 DIFF = "--- a/train.py\n+++ b/train.py\n@@ -1 +1 @@\n-LR = 1 < 2\n+LR = '</pre><script>alert(1)</script>'\n"
@@ -91,7 +91,7 @@ def test_the_page_is_valid_and_asks_for_nothing_whatever_a_proposer_writes() -> 
     page.encode("utf-8")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(summaries())
 def test_strange_records_make_a_valid_page(summary: RunSummary) -> None:
     assert_self_contained(report_html(summary, {0: DIFF, 1: ""}))
@@ -213,9 +213,8 @@ def test_short_diffs_stay_whole_when_long_ones_are_cut() -> None:
 
 def test_a_diff_is_escaped_and_its_lines_are_marked() -> None:
     shown = str(diff_markup(["--- a", "+++ b", "+x < 1", "+\x1b[2J", "-y", " z"]))
-    assert shown == (
-        '<span class="h">--- a\n+++ b</span>\n<span class="a">+x &lt; 1\n+\\x1b[2J</span>\n<span class="d">-y</span>\n z'
-    )
+    head, added = '<span class="h">--- a\n+++ b</span>', '<span class="a">+x &lt; 1\n+\\x1b[2J</span>'
+    assert shown == f'{head}\n{added}\n<span class="d">-y</span>\n z'
 
 
 def test_the_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,6 +234,4 @@ def test_the_page_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 
 
 def test_titles_of_four_kilobytes_are_cut() -> None:
-    page = report_html(hostile(), {})
-    assert max(HOSTILE_TITLES, key=len) not in page
-    assert "x" * 199 + "…" in page
+    assert "<summary>" + "x" * 199 + "…</summary>" in report_html(hostile(), {})

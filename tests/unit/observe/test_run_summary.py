@@ -19,7 +19,7 @@ from rich.cells import cell_len
 from strange_runs import summaries
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(summaries())
 def test_whatever_was_recorded_can_be_summarised_tabled_explained_and_exported(summary: RunSummary) -> None:
     table = render(results_text(summary, width=80), width=80)

@@ -25,7 +25,6 @@ ATTEMPTS = 6
 """Tries in a row that bring no new byte before a download is given up: with the waits below about a minute."""
 LONGEST_WAIT_SECONDS = 60.0
 PROGRESS_SECONDS = 5.0
-_CHUNK_BYTES = 1 << 18
 _MAX_PAGES = 100
 _RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _OK, _PARTIAL, _RANGE_NOT_SATISFIABLE = 200, 206, 416
@@ -180,7 +179,7 @@ class Hub:
         began = shown = time.monotonic()
         received = 0
         with part.open(mode) as stream:
-            for chunk in response.iter_raw(_CHUNK_BYTES):
+            for chunk in response.iter_raw():  # a chunk size would lose what was gathered when a connection ends
                 stream.write(chunk)
                 received += len(chunk)
                 if have + received > file.size:

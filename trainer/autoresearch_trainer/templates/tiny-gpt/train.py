@@ -28,7 +28,7 @@ NORM = "rms"  # search: choice rms, layer  # layer norm has a fused kernel on CP
 QK_NORM = False  # search: choice False, True  # normalise queries and keys
 WINDOW_PATTERN = "L"  # search: choice L, SL, SSL, S  # attention by block, repeated: Long, or Short (a quarter)
 VALUE_EMBEDDINGS = False  # search: choice False, True  # a table of embeddings feeds the values of every other block
-PREVIOUS_TOKEN = False  # search: choice False, True  # the input has an embedding of the token before as well
+EARLIER_TOKENS = 0  # search: int 0..4  # the input has embeddings of so many tokens before it as well
 TIE_EMBEDDINGS = False  # search: choice False, True  # the output layer is the input embedding
 LOGIT_CAP = 0.0  # search: choice 0.0, 15.0, 30.0  # soft limit of the logits, cap * tanh(logits / cap); 0 for none
 ROPE_BASE = 10000.0  # search: log 100..100000
@@ -55,7 +55,7 @@ TOTAL_BATCH = 1024  # search: choice 256, 512, 1024, 2048, 4096  # tokens of one
 MICRO_BATCH = 2**16  # search: off  # most tokens of one forward pass: less needs less memory, the result is the same
 
 # ---- Precision -------------------------------------------------------------------------------------------------------
-# Weights are float32. Activations have the type below, by explicit casts: autocast would choose anew for every operator.
+# Weights are float32. Activations have the type below, by explicit casts: autocast would choose by operator.
 
 DTYPE = torch.float32
 if DEVICE.type == "cuda":  # below capability 8.0 bfloat16 is emulated, whatever is_bf16_supported() says
@@ -170,7 +170,7 @@ class GPT(nn.Module):
     def __init__(self, vocab_size):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, DIM)
-        self.previous_embedding = nn.Embedding(vocab_size, DIM) if PREVIOUS_TOKEN else None
+        self.earlier_embeddings = nn.ModuleList([nn.Embedding(vocab_size, DIM) for _ in range(EARLIER_TOKENS)])
         self.blocks = nn.ModuleList([Block(index, vocab_size) for index in range(DEPTH)])
         self.head = Linear(DIM, vocab_size, bias=False)
         for weight in self.parameters():
@@ -191,8 +191,8 @@ class GPT(nn.Module):
         """idx (B, T) int64. Without targets: logits (B, T, V) float32. With targets (B, T): the mean loss in nats."""
         T = idx.size(1)
         x = self.embedding(idx)
-        if self.previous_embedding is not None:
-            x = x + F.pad(self.previous_embedding(idx[:, :-1]), (0, 0, 1, 0))  # the first position has none before it
+        for back, table in enumerate(self.earlier_embeddings, start=1):
+            x = x + F.pad(table(idx[:, :-back]), (0, 0, back, 0))  # the first positions have nothing before them
         x = norm(x.to(DTYPE))
         context = idx, self.cos[:T].to(DTYPE), self.sin[:T].to(DTYPE), self.distance[:T, :T]
         for block in self.blocks:

@@ -11,7 +11,7 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from autoresearch_operator.api.reasons import Verdict
+from autoresearch_operator.api.reasons import Verdict, VerdictReason
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.interface import HistoryEntry
 from autoresearch_operator.proposers.literals import KnobValue, NotALiteral, literal_value, number, same_value
@@ -145,7 +145,9 @@ def _evidence(space: Space, key: str) -> _Evidence:
                     evidence.gain = entry.delta or 0.0
         elif same_value(before, present):
             gain = space.gain(entry)
-            if gain is None or gain <= 0:
+            if entry.reason is VerdictReason.SUPERSEDED:
+                evidence.tried.append((after, True))
+            elif gain is None or gain <= 0:
                 evidence.worse.append((after, fresh))
             elif fresh or gain <= space.request.noise:
                 evidence.tried.append((after, fresh))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from autoresearch_operator.api.reasons import ExperimentKind, VerdictReason
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.edits import fingerprint
 from autoresearch_operator.proposers.interface import HistoryEntry, Proposal, ProposalRequest
@@ -54,8 +55,18 @@ class Space:
 
     @cached_property
     def in_flight(self) -> frozenset[str]:
-        """Knobs that a pending candidate changes."""
-        return frozenset(f"{change.path}:{change.name}" for entry in self.request.pending for change in entry.changes)
+        """Knobs that a pending candidate changes, or one that waits to be put on a newer incumbent."""
+        waiting = {entry.number: entry for entry in self.request.history if entry.reason is VerdictReason.SUPERSEDED}
+        for entry in self.request.history:
+            # A rebase names its sources through its changes alone here: the same knobs, decided later.
+            if entry.kind is ExperimentKind.COMBINATION and entry.reason is not VerdictReason.SUPERSEDED:
+                made = {(change.path, change.name, change.after) for change in entry.changes}
+                for number, source in list(waiting.items()):
+                    wanted = {(change.path, change.name, change.after) for change in source.changes}
+                    if number < entry.number and made <= wanted:
+                        del waiting[number]
+        entries = (*self.request.pending, *waiting.values())
+        return frozenset(f"{change.path}:{change.name}" for entry in entries for change in entry.changes)
 
     def gain(self, entry: HistoryEntry) -> float | None:
         """How much better an entry scored than the commit it was made on, bits per byte; None without a score.

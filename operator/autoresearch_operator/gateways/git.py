@@ -10,9 +10,7 @@ import fnmatch
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,57 +26,17 @@ from autoresearch_operator.gateways.errors import (
     SourceRefused,
     SourceTooLarge,
 )
+from autoresearch_operator.gateways.model import RAW_LIMIT, Change, Commit, Entry, check_packed, check_regular
 from autoresearch_operator.gateways.names import check_path, check_ref
 from autoresearch_operator.gateways.process import Access, GitRunner, Objects, fault
 from autoresearch_operator.gateways.writer import FOLDER, Writer
 
+__all__ = ["IDENTITY", "ZERO", "Change", "Commit", "Entry", "Repository"]
+
 IDENTITY = "Autoresearch <autoresearch@localhost>"
-PACKED_LIMIT = 700 * 1024
-"""Bytes that a candidate's inputs may have when packed; an object of a cluster's API has room for 1 MiB."""
-RAW_LIMIT = 16 * 1024 * 1024
-"""Bytes of inputs that are looked at; more is refused without packing them."""
 ZERO = "0" * 40
 LOCK_WAITS = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 1.0)
 """Seconds between attempts on a locked ref: a ref's lock is held for milliseconds, so 3 s means that it is stale."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file of a tree."""
-
-    mode: str
-    sha: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A ref that is to move from `old` to `new`; None: it does not exist yet."""
-
-    ref: str
-    old: str | None
-    new: str
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A commit as it stands in the repository."""
-
-    sha: str
-    tree: str
-    parents: tuple[str, ...]
-    when: int
-    """Seconds since the epoch, of the committer."""
-    message: str
-
-    @property
-    def subject(self) -> str:
-        return self.message.split("\n", 1)[0]
-
-    @property
-    def trailers(self) -> dict[str, str]:
-        """The `Key: value` lines of the last paragraph."""
-        last = self.message.rstrip("\n").rsplit("\n\n", 1)[-1]
-        return {row[0]: row[2] for row in (line.partition(": ") for line in last.splitlines()) if row[1]}
 
 
 class Repository:
@@ -250,7 +208,7 @@ class Repository:
         files: dict[str, bytes] = {}
         total = 0
         for path, entry in sorted(chosen.items()):
-            _check_regular(path, entry)
+            check_regular(path, entry)
             files[check_path(path)] = content = self.blob(entry.sha)
             total += len(content)
             if total > RAW_LIMIT:
@@ -321,7 +279,7 @@ class Repository:
         for path in changed:
             entry = entries.get(check_path(path))
             if entry is not None:
-                _check_regular(path, entry)
+                check_regular(path, entry)
                 modes[path] = entry.mode
         if writer is not None:
             return writer.commit(parents=(base_commit,), message=message, when=when, changed=changed, modes=modes)
@@ -392,29 +350,6 @@ class Repository:
             (self.path / "shallow").write_text(commit + "\n")
             _sync(self.path / "shallow")
             self._objects.close()
-
-
-def check_packed(files: Mapping[str, bytes]) -> int:
-    """Bytes of a candidate's inputs when packed.
-
-    Raises:
-        SourceTooLarge: over `PACKED_LIMIT`.
-    """
-    size = sum(len(zlib.compress(content, 6)) + len(path) + 64 for path, content in files.items())
-    if size > PACKED_LIMIT:
-        largest = max(files, key=lambda path: len(files[path]))
-        raise SourceTooLarge(
-            f"the declared inputs are {size >> 10} KiB packed, the limit is {PACKED_LIMIT >> 10} KiB; "
-            f"the largest file is {largest}: declare fewer files, or put data into the data set"
-        )
-    return size
-
-
-def _check_regular(path: str, entry: Entry) -> None:
-    if entry.mode == "120000":
-        raise SourceRefused(f"{path} is a symlink: declared inputs must be regular files")
-    if entry.mode == "160000":
-        raise SourceRefused(f"{path} is a submodule: declared inputs must be regular files of this repository")
 
 
 def _sync(path: Path) -> None:

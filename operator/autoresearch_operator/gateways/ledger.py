@@ -187,12 +187,16 @@ def read_contents(repository: Repository, commit: str) -> Contents:
     return Contents(tuple(experiments), tuple(trials), run)
 
 
-def branch_owner(repository: Repository, branch_ref: str, own_ref: str) -> str | None:
+def branch_owner(
+    repository: Repository, branch_ref: str, own_ref: str, prefix: str = "refs/autoresearch/"
+) -> str | None:
     """The ledger ref of another, unfinished run that lands on `branch_ref`; None when the branch is free.
+
+    Looks at the ledgers under `prefix`.
 
     A ledger that cannot be read counts as an owner: two runs on one branch would undo each other's work.
     """
-    for ref, commit in sorted(repository.refs("refs/autoresearch/").items()):
+    for ref, commit in sorted(repository.refs(prefix).items()):
         if ref == own_ref:
             continue
         entry = repository.entries(commit).get("run.json")

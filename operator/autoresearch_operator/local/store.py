@@ -8,7 +8,6 @@ what was done.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +20,9 @@ from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.landing import reparent
 from autoresearch_operator.gateways.ledger import Ledger
 from autoresearch_operator.gateways.process import Access
-from autoresearch_operator.gateways.remote import clone
+from autoresearch_operator.gateways.publish import publish
 from autoresearch_operator.local import rebuild, recovery
+from autoresearch_operator.local.creation import make_run
 from autoresearch_operator.local.durable import (
     DamagedFile,
     RunLock,
@@ -35,30 +35,19 @@ from autoresearch_operator.local.index import Index
 from autoresearch_operator.local.recovery import Loaded
 from autoresearch_operator.local.results import UnreadableResult, finished_record
 from autoresearch_operator.local.workfiles import (
+    BranchMoved,
+    NotARun,
     RunFile,
+    StoreError,
     experiment_document,
     experiment_path,
     run_as_json,
     trial_folder,
     trial_path,
 )
-from autoresearch_operator.research.names import default_branch, ledger_ref
 from autoresearch_operator.research.records import ExperimentRecord, TrialKey, TrialPhase, TrialRecord, TrialStart
 
-TEMPLATE_TIME = 1_735_689_600
-"""Date of a template's first commit, 2025-01-01: a template has no date, and runs with one seed share commit names."""
-
-
-class StoreError(Exception):
-    """The work folder cannot be used; the message says why and what to do."""
-
-
-class NotARun(StoreError):
-    """There is no run in the folder."""
-
-
-class BranchMoved(StoreError):
-    """The branch holds a person's commits that change what trials read; nothing was landed."""
+__all__ = ["BranchMoved", "Loaded", "NotARun", "Store", "StoreError"]
 
 
 class Store:
@@ -108,43 +97,23 @@ class Store:
         if (files is None) == (url is None):
             raise StoreError("a run starts either from a template or from a URL")
         workdir.mkdir(parents=True, exist_ok=True)
-        access = access or Access.local()
         lock = RunLock(workdir / "lock")
         try:
-            if (workdir / "run.json").exists():
-                raise StoreError(f"{workdir} holds a run already: resume it, or give another --workdir")
-            branch_ref = f"refs/heads/{branch or default_branch(namespace, name)}"
-            if (workdir / "repo.git").exists():
-                quarantine(workdir / "repo.git")
-            if files is not None:
-                repository = Repository.create(
-                    workdir / "repo.git", files, branch_ref=branch_ref, message=f"{name}: the source\n",
-                    when=TEMPLATE_TIME, access=access,
-                )  # fmt: skip
-                source = repository.resolve(branch_ref)
-            else:
-                repository, source = clone(workdir / "repo.git", url or "", source_ref, branch_ref, access=access)
-            pack = repository.snapshot(source)
-            write_durable(workdir / "source.pack", pack)
-            write_durable(workdir / "researchrun.yaml", request.encode("utf-8", "replace"))
-            run = RunFile(
+            run, repository = make_run(
+                workdir,
+                request=request,
                 namespace=namespace,
                 name=name,
                 seed=seed,
+                files=files,
+                url=url,
+                source_ref=source_ref,
+                branch=branch,
+                inputs=inputs,
+                details=details or {},
+                access=access or Access.local(),
                 started_at=time.time() if started_at is None else started_at,
-                branch_ref=branch_ref,
-                ledger_ref=ledger_ref(namespace, name),
-                source_commit=source,
-                pack_sha256=hashlib.sha256(pack).hexdigest(),
-                request=request,
-                source_url=url,
-                source_ref=source_ref if url else None,
-                inputs=tuple(inputs),
-                details=dict(details or {}),
             )
-            for folder in ("experiments", "trials"):
-                (workdir / folder).mkdir(exist_ok=True)
-            write_durable(workdir / "run.json", dumps(run_as_json(run)))
             store = cls(workdir, run, repository, lock)
             store.ledger = Ledger(repository, run.ledger_ref)
             store._save_ledger((), ())
@@ -392,6 +361,15 @@ class Store:
         write_durable(self.workdir / "run.json", dumps(run_as_json(self.run)))
         self._save_ledger(experiments, trials)
 
+    def publish(self) -> Result:
+        """Pushes branch and ledger to the repository that the run was cloned from; nothing to do for a template's.
+
+        What the server says is in the result. Calling it again continues.
+        """
+        if self.run.source_url is None:
+            return Result(Outcome.PUSHED)
+        return publish(self.repository, self.run.source_url, self.run.branch_ref, self.run.ledger_ref)
+
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _ledger(self) -> Ledger:
@@ -436,12 +414,12 @@ class Store:
         changes = [Change(ledger.ref, ledger.tip, tip)] if tip != ledger.tip else []
         landed = [item.landed_commit for item in decided if item.verdict is Verdict.ACCEPTED and item.landed_commit]
         head = self.repository.resolve(self.run.branch_ref) if landed else None
-        if landed and head and not self.repository.is_ancestor(landed[-1], head):
-            parent = self.repository.commit(landed[0]).parents[:1]
-            if parent != (head,):
+        if landed and head:
+            if self.repository.commit(landed[0]).parents[:1] == (head,):
+                changes.append(Change(self.run.branch_ref, head, landed[-1]))
+            elif not self.repository.is_ancestor(landed[-1], head):
                 message = f"{self.run.branch_ref} is at {head[:12]}, which is not where the edit was made"
                 return Result(Outcome.CONFLICT, message, {self.run.branch_ref: head})
-            changes.append(Change(self.run.branch_ref, head, landed[-1]))
         result = self.repository.update(changes) if changes else Result(Outcome.PUSHED)
         if result.ok:
             ledger.moved(tip, experiments, finished, run)

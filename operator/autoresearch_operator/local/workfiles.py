@@ -34,6 +34,18 @@ from autoresearch_operator.research.records import ExperimentRecord, TrialKey
 VERSION = 1
 
 
+class StoreError(Exception):
+    """The work folder cannot be used; the message says why and what to do."""
+
+
+class NotARun(StoreError):
+    """There is no run in the folder."""
+
+
+class BranchMoved(StoreError):
+    """The branch holds a person's commits that change what trials read; nothing was landed."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunFile:
     """What a run is. Written once, and again when it is finished; a copy of it is in the ledger."""

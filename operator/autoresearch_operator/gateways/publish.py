@@ -1,0 +1,40 @@
+"""Sending a run's branch and ledger to the repository it was cloned from."""
+
+from __future__ import annotations
+
+from autoresearch_operator.gateways.errors import Outcome, Result
+from autoresearch_operator.gateways.git import Change, Repository
+from autoresearch_operator.gateways.ledger import branch_owner
+from autoresearch_operator.gateways.remote import Remote
+
+SEEN = "refs/remote/seen/"
+"""Where a server's refs are kept here while they are compared."""
+
+
+def publish(repository: Repository, url: str, branch_ref: str, ledger_ref: str) -> Result:
+    """Pushes branch and ledger, both or neither, and never over anything that we do not have.
+
+    A server that did not answer is asked again with the same commits by calling this again.
+    """
+    remote = Remote(repository, url)
+    looked = remote.look()
+    if not looked.ok:
+        return looked
+    wanted = {ref: sha for ref, sha in remote.refs.items() if ref.startswith("refs/autoresearch/") or ref == branch_ref}
+    if wanted:
+        fetched = remote.fetch({ref: SEEN + ref.removeprefix("refs/") for ref in wanted})
+        if not fetched.ok:
+            return fetched
+    owner = branch_owner(repository, branch_ref, SEEN + ledger_ref.removeprefix("refs/"), SEEN + "autoresearch/")
+    if owner is not None:
+        other = "refs/" + owner.removeprefix(SEEN)
+        return Result(Outcome.BRANCH_IN_USE, f"{branch_ref} at {url} belongs to the unfinished run of {other}")
+    changes = []
+    for ref in (branch_ref, ledger_ref):
+        ours, theirs = repository.resolve(ref), remote.refs.get(ref)
+        if theirs is not None and not repository.is_ancestor(theirs, ours):
+            what = f"{ref} at {url} is at {theirs[:12]}, which is not part of this run"
+            return Result(Outcome.DIVERGED, f"{what}: set source.branch to a new name", {ref: theirs})
+        if ours != theirs:
+            changes.append(Change(ref, theirs, ours))
+    return remote.push(changes) if changes else Result(Outcome.PUSHED, refs={})

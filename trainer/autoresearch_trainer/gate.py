@@ -9,31 +9,24 @@ It stops when the last byte of the artifact has arrived.
 """
 
 import contextlib
-import fcntl
 import json
 import math
-import mmap
-import os
 import select
 import socket
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from . import wire
+from .account import Account
 from .clock import TreeClock, wall
+from .ring import Ring
 from .spec import TrialSpec
 from .windows import WindowOrder
 
 _RECEIVE_BYTES = 1 << 18
 _MAX_UNREAD_ANSWER_BYTES = 1 << 20
 _MAX_CURVE_POINTS = 512
-_F_ADD_SEALS = 1033
-_F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 
 
 class ArtifactTaker(Protocol):
@@ -44,75 +37,6 @@ class ArtifactTaker(Protocol):
 
     def close(self) -> str:
         """Ends the artifact; its SHA-256. Raises ValueError when something is missing."""
-
-
-@dataclass
-class Account:
-    """What the gate has seen of one trial."""
-
-    served_steps: int = 0
-    """Batches served, the free ones included."""
-    steps: int = 0
-    """Batches served after the clock started."""
-    free_tokens: int = 0
-    train_tokens: int = 0
-    started_wall: float | None = None
-    started_cpu: float = 0.0
-    stopped_wall: float | None = None
-    stopped_cpu: float = 0.0
-    artifact_sha256: str | None = None
-    artifact_problem: tuple[str, str] | None = None
-    """(detail, sentence) when what was handed over was refused on arrival."""
-    problem: str | None = None
-    """The last refusal, as a sentence."""
-    last_step: int = 0
-    last_loss: float | None = None
-    curve: list[tuple[int, float]] = field(default_factory=list)
-
-    @property
-    def handed_over(self) -> bool:
-        """True once a whole artifact has arrived."""
-        return self.artifact_sha256 is not None
-
-
-class _Layout:
-    """The ring of one batch shape and the order that fills it."""
-
-    def __init__(self, batch: int, seq_len: int, order: WindowOrder) -> None:
-        self.tokens = batch * seq_len
-        self._order = order
-        size = wire.ring_bytes(batch, seq_len)
-        self.descriptor = os.memfd_create("autoresearch-batches", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, size)
-        # Without the seals a candidate could cut the memory from under the gate, which would die of SIGBUS.
-        fcntl.fcntl(self.descriptor, _F_ADD_SEALS, _F_SEAL_SHRINK | _F_SEAL_GROW | _F_SEAL_SEAL)
-        self._memory = mmap.mmap(self.descriptor, size)
-        slot_bytes = wire.slot_bytes(batch, seq_len)
-        self._slots: list[NDArray[np.uint16]] = [
-            np.frombuffer(
-                self._memory,
-                dtype="<u2",
-                count=batch * (seq_len + 1),
-                offset=wire.RING_HEADER_BYTES + slot * slot_bytes,
-            ).reshape(batch, seq_len + 1)
-            for slot in (0, 1)
-        ]
-        self._next_slot = 0
-        self._ready = False
-
-    def publish(self, progress: float, steps: int) -> None:
-        """Makes the next batch the current one."""
-        if not self._ready:
-            self._order.fill(self._slots[self._next_slot])
-        wire.RING_HEADER.pack_into(self._memory, 0, progress, steps, self._next_slot)
-        self._next_slot ^= 1
-        self._ready = False
-
-    def prepare(self) -> None:
-        """Fills the other slot while the candidate computes on the current one."""
-        if not self._ready:
-            self._order.fill(self._slots[self._next_slot])
-            self._ready = True
 
 
 class Gate:
@@ -137,7 +61,7 @@ class Gate:
         self._clock = tree_clock
         self._shards: list[Any] | None = None
         self._orders: dict[int, WindowOrder] = {}
-        self._layouts: list[_Layout] = []
+        self._layouts: list[Ring] = []
         self._shapes: dict[tuple[int, int], int] = {}
         self._in = bytearray()
         self._out = bytearray()
@@ -145,7 +69,7 @@ class Gate:
         self._artifact_left = 0
         self._artifact_total = 0
         self._ended = False
-        self._to_prepare: _Layout | None = None
+        self._to_prepare: Ring | None = None
         self._waiting = False
         self.on_interest: Callable[[int], None] = lambda _: None
         """Called with the epoll events to wait for, whenever they change."""
@@ -272,7 +196,7 @@ class Gate:
         if number is None:
             if len(self._layouts) >= wire.MAX_LAYOUTS:
                 raise _Refusal(f"More than {wire.MAX_LAYOUTS} batch shapes were asked for: use fewer.")
-            layout = _Layout(batch, seq_len, self._order(seq_len))
+            layout = Ring(batch, seq_len, self._order(seq_len))
             number = len(self._layouts)
             self._layouts.append(layout)
             self._shapes[(batch, seq_len)] = number

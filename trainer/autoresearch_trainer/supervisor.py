@@ -10,13 +10,12 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from . import classify, judging, launcher, preparation
+from . import classify, judging, preparation
 from .clock import TreeClock, members, wall
 from .data import manifest as manifests
 from .data.errors import DataError
@@ -24,8 +23,9 @@ from .data.shards import TokenSplit, token_bytes
 from .gate import Gate
 from .outputlog import OutputLog
 from .result import INVALID, LOST, SCORED, Audit, Isolation, TrialResult, encode, write_durably
-from .sandbox import kernel, namespace
+from .sandbox import kernel
 from .spec import TrialSpec
+from .tree import TrialTree
 from .watch import POLL_SECONDS, Watch
 
 PROGRESS_SECONDS = 0.5
@@ -53,9 +53,7 @@ class Supervisor:
             self_reported=spec.evaluation == "SelfReported",
             hardware=hardware,
         )
-        self._launcher = 0
-        self._tree = namespace.SWEEP
-        self._launcher_socket: socket.socket | None = None
+        self._tree: TrialTree | None = None
         self._ending: classify.Ending | None = None
         self._forced: classify.Failure | None = None
         self._main = 0
@@ -75,7 +73,8 @@ class Supervisor:
         except OSError as error:
             self._lost("OSError", f"{type(error).__name__}: {error}")
         finally:
-            self._end_tree()
+            if self._tree is not None:
+                self._tree.end()
         self._result.total_seconds = wall() - self._began
         document = self._result.as_json()
         write_durably(self._spec.work_dir / _RESULT_FILE, document)
@@ -100,11 +99,11 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         output_read, output_write = os.pipe()
         self._candidate_began = wall()
-        self._start_tree(theirs, output_write)
+        self._tree = TrialTree(spec, self._folders, theirs, output_write)
         theirs.close()
         os.close(output_write)
         # Only now: what is opened before the fork would be mapped in the candidate too.
-        tree_clock = TreeClock(self._launcher)
+        tree_clock = TreeClock(self._tree.root)
         gate = Gate(
             ours,
             spec,
@@ -122,47 +121,21 @@ class Supervisor:
             lambda: judging.ArtifactFiles(self._folders.artifact),
             tree_clock,
         )
-        watch = Watch(self._launcher, tree_clock, spec.limits, [self._folders.run_dir, self._folders.temporary])
+        watch = Watch(self._tree.root, tree_clock, spec.limits, [self._folders.run_dir, self._folders.temporary])
         with OutputLog(spec.work_dir / _OUTPUT_FILE, spec.limits.stdout_bytes) as log:
-            self._supervise(gate, watch, tree_clock, log, output_read)
+            self._supervise(self._tree, gate, watch, tree_clock, log, output_read)
             self._account(gate, watch, tree_clock)
             self._decide(gate, log)
 
-    def _start_tree(self, gate_socket: socket.socket, output: int) -> None:
-        """Forks a stage that enters the namespaces, and from it the launcher, which this process then adopts.
-
-        The stage exists because a process that has entered a pid namespace for its children can never fork into its own
-        again, and this one still has a judge to start.
-        """
-        ours, theirs = socket.socketpair()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        stage = os.fork()
-        if stage == 0:
-            ours.close()
-            _stage(self._spec, self._folders, launcher.Descriptors(gate_socket.fileno(), output, theirs.fileno()))
-        theirs.close()
-        self._launcher_socket = ours
-        line = b""
-        while not line.endswith(b"\n"):
-            piece = ours.recv(4096)
-            if not piece:
-                raise OSError("the trial's first process could not be started")
-            line += piece
-        os.waitpid(stage, 0)
-        told = json.loads(line)
-        self._launcher, self._tree = told["pid"], told["tree"]
-        ours.sendall(b"g")
-        ours.setblocking(False)
-
-    def _supervise(self, gate: Gate, watch: Watch, tree_clock: TreeClock, log: OutputLog, output: int) -> None:
+    def _supervise(
+        self, tree: TrialTree, gate: Gate, watch: Watch, tree_clock: TreeClock, log: OutputLog, output: int
+    ) -> None:
         """Serves, listens and watches until the candidate has ended or has to be ended."""
         os.set_blocking(output, False)
-        assert self._launcher_socket is not None  # noqa: S101 - set by _start_tree
         hears: dict[int, Callable[[int], bool]] = {  # each returns False when nothing more can come
             gate.fileno(): gate.on_ready,
             output: lambda _: log.take(output),
-            self._launcher_socket.fileno(): self._hear_launcher,
+            tree.connection.fileno(): lambda _: self._hear_launcher(tree.connection),
             self._control.fileno(): self._hear_operator,
         }
         poller = select.epoll()
@@ -178,7 +151,7 @@ class Supervisor:
             now = wall()
             if now >= next_poll:
                 next_poll = now + POLL_SECONDS
-                self._look(gate, watch, tree_clock, now)
+                self._look(tree, gate, watch, tree_clock, now)
             if now >= next_progress:
                 next_progress = now + PROGRESS_SECONDS
                 self._report_progress(gate)
@@ -187,13 +160,13 @@ class Supervisor:
         if self._forced is None:
             while gate.open and _has_input(gate.fileno()):
                 gate.on_ready(select.EPOLLIN)  # what the candidate sent before it ended counts
-        self._end_tree()
+        tree.end()
         while log.take(output):
             pass
         os.close(output)
 
-    def _look(self, gate: Gate, watch: Watch, tree_clock: TreeClock, now: float) -> None:
-        self._find_main(tree_clock)
+    def _look(self, tree: TrialTree, gate: Gate, watch: Watch, tree_clock: TreeClock, now: float) -> None:
+        self._find_main(tree.root, tree_clock)
         excess = watch.poll()
         if excess:
             self._forced = classify.Failure(excess.reason, excess.detail, excess.message)
@@ -202,9 +175,8 @@ class Supervisor:
     def _hear_operator(self, _: int) -> bool:
         raise _Stopped
 
-    def _hear_launcher(self, _: int) -> bool:
-        assert self._launcher_socket is not None  # noqa: S101 - set by _start_tree
-        data = self._launcher_socket.recv(1 << 16)
+    def _hear_launcher(self, connection: socket.socket) -> bool:
+        data = connection.recv(1 << 16)
         if not data:
             if self._ending is None:
                 self._ending = classify.Ending(signal=signal.SIGKILL)
@@ -217,10 +189,10 @@ class Supervisor:
                 self._ending = classify.Ending(told["code"], told["signal"])
         return True
 
-    def _find_main(self, tree_clock: TreeClock) -> None:
+    def _find_main(self, root: int, tree_clock: TreeClock) -> None:
         if self._main:
             return
-        children = [member for member in members(self._launcher) if member.parent == self._launcher]
+        children = [member for member in members(root) if member.parent == root]
         if children:
             self._main = min(children, key=lambda member: member.started).pid
             tree_clock.watch_main(self._main)
@@ -340,39 +312,6 @@ class Supervisor:
         """Raises _Stopped once the operator has asked for the end."""
         if _has_input(self._control.fileno()):
             raise _Stopped
-
-    def _end_tree(self) -> None:
-        """Kills whatever is left of the trial's tree and waits until it is gone."""
-        if not self._launcher:
-            return
-        if self._tree == namespace.SWEEP:
-            namespace.sweep(self._launcher, include_root=True)
-        with suppress(ProcessLookupError):
-            os.kill(self._launcher, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self._launcher, 0)  # for PID 1 of a namespace this returns when all of it has ended
-        self._launcher = 0
-        if self._tree == namespace.SWEEP:
-            namespace.sweep(os.getpid(), include_root=False)
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-
-
-def _stage(spec: TrialSpec, folders: preparation.TrialFolders, descriptors: launcher.Descriptors) -> None:
-    """Between the supervisor and the launcher: enters the namespaces, forks, says who was born, ends."""
-    code = 1
-    try:
-        kernel.die_with_parent()
-        tree = namespace.enter()
-        child = os.fork()
-        if child == 0:
-            places = launcher.Folders(folders.run_dir, folders.temporary)
-            os._exit(launcher.main(spec, places, descriptors, tree))
-        os.write(descriptors.control, json.dumps({"pid": child, "tree": tree}).encode() + b"\n")
-        code = 0
-    finally:
-        os._exit(code)
 
 
 def _has_input(descriptor: int) -> bool:

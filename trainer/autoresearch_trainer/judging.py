@@ -148,6 +148,8 @@ def _answer(spec: TrialSpec, artifact_dir: Path) -> dict[str, Any]:
             eval_tokens=spec.eval_tokens,
             seed=spec.seed,
             device=spec.device,
+            limits=spec.limits,
+            seconds=JUDGE_SECONDS,
         )
     except MemoryError:
         return {

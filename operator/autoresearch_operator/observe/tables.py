@@ -154,7 +154,7 @@ def headline(summary: RunSummary) -> list[str]:
     lines.append(used)
     if summary.state:
         lines.append(clean(summary.state, 300))
-    if summary.eta_seconds:
+    if summary.eta_seconds and summary.eta_seconds >= 1:
         lines.append(f"about {duration(summary.eta_seconds)} to go")
     if summary.facts.evaluation == "SelfReported":
         lines.append("SELF-REPORTED: the scripts printed these scores and nothing checked them")
@@ -229,7 +229,7 @@ def show_text(summary: RunSummary, number: int, *, diff: str = "", reproduce: st
 def diff_text(diff: str, *, lines: int = DIFF_LINES) -> RenderableType:
     """A unified diff, coloured, escapes made visible, at most `lines` lines."""
     if not diff.strip():
-        return Text("no change", style="dim")
+        return Text("no edit to show", style="dim")
     kept = diff.splitlines()
     shown = "\n".join(visible(line.expandtabs(4)) if len(line) < 2000 else clean(line, 2000) for line in kept[:lines])
     if len(kept) > lines:

@@ -77,9 +77,10 @@ def explain(summary: RunSummary, row: Row) -> Explanation:
     screen = _screen_sentence(summary, row)
     if screen:
         sentences.append(screen)
-    sentences.extend(_look_sentence(look) for look in looks)
     if row.message:
         sentences.append(f"On record: {clean(row.message, 600)}")
+    # The record holds the figures that decided. The noise is better known now, so these can differ a little.
+    sentences.extend(_look_sentence(look) for look in looks)
     effect = effects_by_number(summary).get(row.number)
     if effect is not None:
         figure = with_error(effect.delta, effect.error)
@@ -148,7 +149,7 @@ def _screen_sentence(summary: RunSummary, row: Row) -> str:
 def _look_sentence(look: Look) -> str:
     verdict = "enough" if look.t >= look.needed and look.gain > 0 else "not enough"
     return (
-        f"Look at {look.runs} fresh runs on each side: gain {signed(look.gain)} ± {look.error:.4f}, "
+        f"With the noise known now, {look.runs} fresh runs on each side show a gain of {signed(look.gain)} ± {look.error:.4f}, "
         f"t = {look.t:.2f} where {look.needed:.2f} is needed: {verdict}."
     )
 

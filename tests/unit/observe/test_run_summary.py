@@ -129,7 +129,7 @@ def test_an_accepted_edit_is_explained_by_its_looks() -> None:
     assert looks[0].t > looks[0].needed
     why = explain(summary, row)
     assert "Accepted" in why.headline
-    assert any("Look at 2 fresh runs" in sentence and "enough" in sentence for sentence in why.sentences)
+    assert any("2 fresh runs on each side" in sentence and "enough" in sentence for sentence in why.sentences)
     assert why.more == ""
 
 

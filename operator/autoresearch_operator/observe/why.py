@@ -149,8 +149,8 @@ def _screen_sentence(summary: RunSummary, row: Row) -> str:
 def _look_sentence(look: Look) -> str:
     verdict = "enough" if look.t >= look.needed and look.gain > 0 else "not enough"
     return (
-        f"With the noise known now, {look.runs} fresh runs on each side show a gain of {signed(look.gain)} ± {look.error:.4f}, "
-        f"t = {look.t:.2f} where {look.needed:.2f} is needed: {verdict}."
+        f"With the noise known now, {look.runs} fresh runs on each side show a gain of {signed(look.gain)} ± "
+        f"{look.error:.4f}, t = {look.t:.2f} where {look.needed:.2f} is needed: {verdict}."
     )
 
 

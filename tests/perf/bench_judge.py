@@ -1,6 +1,6 @@
 """What judging costs at the quickstart's size: 4 layers x 128, T 128, V 1024, one thread. Prints one JSON object.
 
-    python tests/perf/bench_judge.py [--pairs 128 1024 2048]
+python tests/perf/bench_judge.py [--pairs 128 1024 2048]
 """
 
 import argparse
@@ -66,7 +66,8 @@ def main() -> None:
     batch = given.batch
     torch.set_num_threads(1)
     figures: dict[str, object] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, "
+        f"load {os.getloadavg()[0]:.1f}",
     }
 
     def timed(name: str, start: float) -> None:

@@ -66,7 +66,8 @@ class Traced:
         What the judge would refuse after the training is better known before it.
         """
         empty = {
-            source.name: torch.empty(source.shape, dtype=source.dtype, device="meta") for source in self._exported.sources
+            source.name: torch.empty(source.shape, dtype=source.dtype, device="meta")
+            for source in self._exported.sources
         }
         try:
             Program(graph.parse(self._graph), empty, torch.device("meta"), memory_bytes=1 << 60)
@@ -77,8 +78,8 @@ class Traced:
     def write(self, stream: Writable) -> None:
         """Writes the artifact as one stream: the length of graph.json (uint64), graph.json, then weights.safetensors.
 
-        One tensor at a time is copied to the CPU, so a model of any size takes no more memory than its largest tensor. (The
-        library's own writer wants all of them at once; its header, which is written here, is a line of JSON.)
+        One tensor at a time is copied to the CPU, so a model of any size takes no more memory than its largest tensor.
+        (The library's own writer wants all of them at once; its header, which is written here, is a line of JSON.)
         """
         stream.write(_LENGTHS.pack(len(self._graph)))
         stream.write(self._graph)
@@ -101,11 +102,12 @@ class Traced:
         for source in sources:
             tensor = source.read()
             if tensor.numel():
-                stream.write(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+                stream.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def trace(model: torch.nn.Module, batch: int, seq_len: int, vocab_size: int) -> Traced:
-    """The computation of model(tokens) for int64 tokens (batch, seq_len), in eval mode and under the autocast now in force.
+    """The computation of model(tokens) for int64 tokens (batch, seq_len), in eval mode and under the autocast now in
+    force.
 
     The model's mode and the random state are left as they were. Raises TraceError with what to change when the model
     cannot be written down: control flow that depends on data, buffers that it changes, no float logits
@@ -150,8 +152,8 @@ def warm() -> None:
 class Receiver:
     """Splits the stream of `Traced.write` into the two files of an artifact, in a folder that the sender cannot reach.
 
-    The trusted side. It looks at lengths only; what is in the files is for the judge to check. `close` gives the SHA-256 of
-    the whole stream. A length out of bounds or an end before the last byte is a ValueError with a sentence.
+    The trusted side. It looks at lengths only; what is in the files is for the judge to check. `close` gives the
+    SHA-256 of the whole stream. A length out of bounds or an end before the last byte is a ValueError with a sentence.
     """
 
     def __init__(self, folder: Path, max_bytes: int = 1 << 45) -> None:

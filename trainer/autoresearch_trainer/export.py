@@ -1,15 +1,15 @@
 """torch.export's graph, rewritten as the nodes of graph.json.
 
-Everything that says where or how tensors are stored is dropped (devices, memory formats, assertions); sizes are folded to
-numbers; changes in place and torch.autocast become nodes without side effects; dropout in eval mode vanishes.
+Everything that says where or how tensors are stored is dropped (devices, memory formats, assertions); sizes are folded
+to numbers; changes in place and torch.autocast become nodes without side effects; dropout in eval mode vanishes.
 """
 
+import contextlib
 import math
 import operator
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.export.graph_signature import InputKind, OutputKind
@@ -23,9 +23,20 @@ from .judge.tensors import NAME
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 _IDENTITY = frozenset(
-    {"alias", "alpha_dropout", "detach", "detach_", "dropout", "feature_dropout", "lift", "lift_fresh", "lift_fresh_copy"}
+    {
+        "alias",
+        "alpha_dropout",
+        "detach",
+        "detach_",
+        "dropout",
+        "feature_dropout",
+        "lift",
+        "lift_fresh",
+        "lift_fresh_copy",
+    }
 )
-"""Nothing changes a value after it was made, so that another name for it is the same value; dropout is off in eval mode."""
+"""Nothing changes a value after it was made, so that another name for it is the same value; dropout is off in eval
+mode."""
 _CASTS = frozenset({"to", "_to_copy", "type_as"})
 _CASTS_INSIDE = frozenset({"einsum", "inner", "tensordot"})
 """They call matrix products that autocast casts, but appear as one operator that it does not."""
@@ -36,7 +47,8 @@ _ZEROED = {
     "new_empty.default": "new_zeros.default",
     "new_empty_strided.default": "new_zeros.default",
 }
-"""Memory that nothing has written yet: a program whose logits depend on it is wrong, and with zeros it is at least pure."""
+"""Memory that nothing has written yet: a program whose logits depend on it is wrong, and with zeros it is at least
+pure."""
 
 
 class TraceError(RuntimeError):
@@ -62,7 +74,8 @@ class Source:
     constant: torch.Tensor | None
 
     def read(self) -> torch.Tensor:
-        """A contiguous copy on the CPU, or the tensor itself where it is one. Complex numbers are pairs in a last dimension.
+        """A contiguous copy on the CPU, or the tensor itself where it is one. Complex numbers are pairs in a last
+        dimension.
 
         Raises TraceError when the tensor is gone or has another shape or type than when it was traced.
         """
@@ -74,8 +87,8 @@ class Source:
             tensor = torch.view_as_real(tensor.resolve_conj())
         if tuple(tensor.shape) != self.shape or tensor.dtype != self.dtype:
             raise TraceError(
-                f"{self.name} was {list(self.shape)} {self.dtype} when the model was traced and is {list(tensor.shape)} "
-                f"{tensor.dtype} now: trace again."
+                f"{self.name} was {list(self.shape)} {self.dtype} when the model was traced and is "
+                f"{list(tensor.shape)} {tensor.dtype} now: trace again."
             )
         return tensor.to("cpu").contiguous()
 
@@ -119,7 +132,9 @@ def _overloads(graph: Graph) -> Iterator[Any]:
 def _needs_lowering(graph: Graph) -> bool:
     return any(
         isinstance(target, torch._ops.HigherOrderOperator)
-        or (isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and _packet(target) not in _IDENTITY)
+        or (
+            isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable and _packet(target) not in _IDENTITY
+        )
         for target in _overloads(graph)
     )
 
@@ -163,7 +178,8 @@ class _Writer:
         changed = [spec.target for spec in signature.output_specs if spec.kind is not OutputKind.USER_OUTPUT]
         if changed:
             raise TraceError(
-                f"The model changes {changed[0]} when it is called: in eval mode a model must keep nothing between calls."
+                f"The model changes {changed[0]} when it is called: in eval mode a model must "
+                "keep nothing between calls."
             )
         wanted = self._logits(sizes)
         needed = _ancestors(wanted)
@@ -192,10 +208,12 @@ class _Writer:
 
     def _logits(self, sizes: tuple[int, int, int]) -> Node:
         """The first float (B, T, >=V) output."""
-        (results,) = next(node for node in self._program.graph.nodes if node.op == "output").args
+        results: Any = next(node for node in self._program.graph.nodes if node.op == "output").args[0]
         seen = []
         for node in results if isinstance(results, tuple | list) else (results,):
-            value = _value(node) if isinstance(node, Node) else None
+            if not isinstance(node, Node):
+                continue
+            value = _value(node)
             if isinstance(value, torch.Tensor):
                 shape = tuple(value.shape)
                 if value.is_floating_point() and shape[:2] == sizes[:2] and len(shape) == 3 and shape[2] >= sizes[2]:
@@ -208,17 +226,17 @@ class _Writer:
 
     def _source(self, spec: Any) -> Source:
         path = str(spec.target)
-        kind = {InputKind.PARAMETER: "parameter", InputKind.BUFFER: "buffer", InputKind.CONSTANT_TENSOR: "constant"}.get(
-            spec.kind
-        )
+        kind = {
+            InputKind.PARAMETER: "parameter",
+            InputKind.BUFFER: "buffer",
+            InputKind.CONSTANT_TENSOR: "constant",
+        }.get(spec.kind)
         if kind is None:
             raise TraceError(f"{path} is a {spec.kind.name.lower()}, and an artifact holds tensors only.")
         parent, _, attribute = path.rpartition(".")
         owner: torch.nn.Module | None = None
-        try:
+        with contextlib.suppress(AttributeError):
             owner = self._model.get_submodule(parent)
-        except AttributeError:
-            pass
         tensor = getattr(owner, attribute, None) if owner is not None else None
         constant = None
         if not isinstance(tensor, torch.Tensor):
@@ -229,7 +247,9 @@ class _Writer:
         name = path if NAME.fullmatch(path) else f"tensor_{len(self._out.sources)}"
         plain = torch.view_as_real(tensor.detach().resolve_conj()) if tensor.is_complex() else tensor
         if plain.dtype not in STORED_DTYPES.values() or plain.layout is not torch.strided:
-            raise TraceError(f"{path} is {plain.dtype} {plain.layout}: keep weights as dense {', '.join(_DTYPE_NAMES.values())}.")
+            raise TraceError(
+                f"{path} is {plain.dtype} {plain.layout}: keep weights as dense {', '.join(_DTYPE_NAMES.values())}."
+            )
         return Source(name, kind, tuple(plain.shape), plain.dtype, owner, attribute, constant)
 
     def _emit(self, name: str, arguments: dict[str, Any], results: int) -> int:
@@ -241,13 +261,15 @@ class _Writer:
     def _call(self, node: Node) -> None:
         target: Any = node.target
         value = _value(node)
-        if isinstance(value, int | float | bool) or value is None and target is not operator.getitem:
+        if isinstance(value, int | float | bool) or (value is None and target is not operator.getitem):
             return  # a size: folded into whoever uses it
         if target is operator.getitem:
-            base, index = node.args
-            self._number[node] = self._number[base] + int(index)  # type: ignore[index, arg-type]  # fx types no arguments
+            base, index = cast(tuple[Node, int], node.args)
+            self._number[node] = self._number[base] + index
             return
-        if not isinstance(target, torch._ops.OpOverload) or isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        if not isinstance(target, torch._ops.OpOverload) or isinstance(
+            value, torch.SymInt | torch.SymFloat | torch.SymBool
+        ):
             _lookup(str(target))
             raise TraceError(f"{target} gives something that is not a tensor, and depends on values: keep to tensors.")
         packet = _packet(target)

@@ -47,7 +47,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eval_batch=BATCH,
         tokenizer="tokenizer.json",
         tokenizer_sha256=hashes["tokenizer.json"],
-        token_bytes="token_bytes.npy",
+        token_bytes="token_bytes.npy",  # noqa: S106 - a file of byte lengths
         token_bytes_sha256=hashes["token_bytes.npy"],
         corpus_sha256="0" * 64,
         licence="made up",

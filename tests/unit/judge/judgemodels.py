@@ -42,7 +42,11 @@ class Block(nn.Module):
             return out
         if self.kind == "rotary as complex":
             turn = torch.complex(self.cos, self.sin)
-            return torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turn).flatten(-2).type_as(x)
+            return (
+                torch.view_as_real(torch.view_as_complex(x.float().unflatten(-1, (-1, 2))) * turn)
+                .flatten(-2)
+                .type_as(x)
+            )
         first, second = x.chunk(2, dim=-1)
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         return torch.cat([first * cos + second * sin, second * cos - first * sin], dim=-1)
@@ -127,9 +131,9 @@ class GPT(nn.Module):
 
 
 HONEST = (
-    "plain", "sliding window", "value embeddings", "mqa", "gqa", "tied", "bf16", "fp16", "biases", "convolution", "experts",
-    "learned positions", "rotary in place", "rotary as complex", "attention by hand", "fused kernel", "in place",
-    "padded vocabulary", "softcap", "autocast inside",
+    "plain", "sliding window", "value embeddings", "mqa", "gqa", "tied", "bf16", "fp16", "biases", "convolution",
+    "experts", "learned positions", "rotary in place", "rotary as complex", "attention by hand", "fused kernel",
+    "in place", "padded vocabulary", "softcap", "autocast inside",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from autoresearch_trainer.judge.loader import load
 from autoresearch_trainer.judge.refused import Refused
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from judgemodels import BATCH, LENGTH, VOCAB, GPT
+from judgemodels import BATCH, GPT, LENGTH, VOCAB
 from safetensors import safe_open
 
 Edit = Callable[[dict[str, Any]], None]
@@ -121,19 +121,19 @@ def first_node(**changes: Any) -> Edit:
 
 
 MALFORMED: dict[str, tuple[Edit, str]] = {
-    "expands to 10^12": (lambda d: add_node("aten.expand.default", {"self": TOKENS, "size": [10**10, BATCH, LENGTH]})(d), "TooLarge"),
-    "splits into 10^9": (lambda d: add_node("aten.unbind.int", {"self": {"tensor": 0}, "dim": 1}, 33)(d), "Schema"),
+    "expands to 10^12": (add_node("aten.expand.default", {"self": TOKENS, "size": [10**10, 8, 32]}), "TooLarge"),
+    "splits into 10^9": (add_node("aten.unbind.int", {"self": {"tensor": 0}, "dim": 1}, 33), "Schema"),
     "forward reference": (first_node(args={"weight": {"tensor": 99}, "indices": TOKENS}), "Argument"),
-    "refers to itself": (lambda d: first_node(args={"weight": {"tensor": len(d["tensors"]) + 1}, "indices": TOKENS})(d), "Argument"),
+    "refers to itself": (lambda d: first_node(args={"weight": {"tensor": len(d["tensors"]) + 1}})(d), "Argument"),
     "negative reference": (first_node(args={"weight": {"tensor": -1}, "indices": TOKENS}), "Argument"),
     "boolean reference": (first_node(args={"weight": {"tensor": True}, "indices": TOKENS}), "Argument"),
-    "size as code": (lambda d: add_node("aten.view.default", {"self": TOKENS, "size": ["__import__('os').system('x')"]})(d), "Argument"),
-    "size as symbol": (lambda d: add_node("aten.view.default", {"self": TOKENS, "size": [{"as_expr": "s0"}]})(d), "Argument"),
-    "device": (lambda d: add_node("aten.zeros.default", {"size": [1], "device": "cuda:7"})(d), "Argument"),
+    "size as code": (add_node("aten.view.default", {"self": TOKENS, "size": ["__import__('os').abort()"]}), "Argument"),
+    "size as symbol": (add_node("aten.view.default", {"self": TOKENS, "size": [{"as_expr": "s0"}]}), "Argument"),
+    "device": (add_node("aten.zeros.default", {"size": [1], "device": "cuda:7"}), "Argument"),
     "unknown argument": (first_node(args={"weights": TOKENS}), "Argument"),
     "missing argument": (first_node(args={"weight": {"tensor": 1}}), "Argument"),
     "wrong type": (first_node(args={"weight": "wte", "indices": TOKENS}), "Argument"),
-    "huge dimension": (lambda d: add_node("aten.select.int", {"self": TOKENS, "dim": 0, "index": 1 << 62})(d), "Argument"),
+    "huge dimension": (add_node("aten.select.int", {"self": TOKENS, "dim": 0, "index": 1 << 62}), "Argument"),
     "too many results": (first_node(results=5000), "Schema"),
     "two results of one": (first_node(results=2), "Schema"),
     "operator is a list": (first_node(op=["aten.add.Tensor"]), "Schema"),
@@ -150,7 +150,7 @@ MALFORMED: dict[str, tuple[Edit, str]] = {
     "same name twice": (lambda d: d["tensors"].append(d["tensors"][0]), "DuplicateKey"),
     "unknown tensor": (lambda d: d["tensors"][0].update(name="other"), "Schema"),
     "unknown kind": (lambda d: d["tensors"][0].update(kind="pickle"), "Schema"),
-    "wrong shapes": (lambda d: add_node("aten.matmul.default", {"self": {"tensor": 0}, "other": {"tensor": 0}})(d), "RuntimeError"),
+    "wrong shapes": (add_node("aten.matmul.default", {"self": {"tensor": 0}, "other": {"tensor": 0}}), "RuntimeError"),
 }  # fmt: skip
 
 
@@ -231,7 +231,7 @@ HEADERS = {
     "float shape": weights({"a": f32([1.0], 0, 4)}, b"0" * 4),
     "object dtype": weights({"a": {"dtype": "O", "shape": [1], "data_offsets": [0, 8]}}, b"0" * 8),
     "dtype is a list": weights({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"0" * 4),
-    "names twice": weights(b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}', b"0" * 4),
+    "names twice": weights(b'{"a":%b,"a":%b}' % ((json.dumps(f32([], 0, 4)).encode(),) * 2), b"0" * 4),
     "strange name": weights({"../a": f32([1], 0, 4)}, b"0" * 4),
     "header too long": struct.pack("<Q", 1 << 62) + b"{}",
     "header longer than the file": struct.pack("<Q", 100) + b"{}",
@@ -253,7 +253,12 @@ def test_a_forged_safetensors_file_is_refused(name: str, forged: Path) -> None:
 def test_the_library_reads_what_we_write(honest: Path) -> None:
     model = GPT("plain")
     with safe_open(honest / "weights.safetensors", framework="pt") as file:
-        assert set(file.keys()) <= set(model.state_dict()) | {"blocks.0.cos", "blocks.0.sin", "blocks.1.cos", "blocks.1.sin"}
+        assert set(file.keys()) <= set(model.state_dict()) | {
+            "blocks.0.cos",
+            "blocks.0.sin",
+            "blocks.1.cos",
+            "blocks.1.sin",
+        }
         assert file.get_tensor("head.weight").shape == (VOCAB, 32)
 
 
@@ -261,12 +266,9 @@ def test_the_library_reads_what_we_write(honest: Path) -> None:
 def test_a_stream_that_ends_early_or_lies_about_lengths_is_no_artifact(cut: int, honest: Path, tmp_path: Path) -> None:
     graph, tensors = (honest / "graph.json").read_bytes(), (honest / "weights.safetensors").read_bytes()
     stream = struct.pack("<Q", len(graph)) + graph + tensors
-    if cut < 0:
-        stream = struct.pack("<Q", 1 << 40) + stream
-    else:
-        stream = stream[:cut]
+    stream = struct.pack("<Q", 1 << 40) + stream if cut < 0 else stream[:cut]
     receiver = artifact.Receiver(tmp_path)
-    with pytest.raises(ValueError, match="artifact"):  # noqa: PT012 - either call may be the one that notices
+    with pytest.raises(ValueError, match="artifact"):
         receiver.write(stream)
         receiver.close()
 
@@ -289,16 +291,30 @@ HOSTILE = st.one_of(
     st.integers(-3, 40),
     st.floats(),
     st.sampled_from(
-        ["aten.relu.default", "aten.cat.default", "aten.split.Tensor", "aten.rand.default", "nan", "inf", "float32", "", "a"]
+        [
+            "aten.relu.default",
+            "aten.cat.default",
+            "aten.split.Tensor",
+            "aten.rand.default",
+            "nan",
+            "inf",
+            "float32",
+            "",
+            "a",
+        ]
     ),
-    st.sampled_from([{}, [], {"tensor": 0}, {"tensor": 3}, {"dtype": "int64"}, {"float": "-inf"}, [{"tensor": 1}] * 3, [[[]]]]),
+    st.sampled_from(
+        [{}, [], {"tensor": 0}, {"tensor": 3}, {"dtype": "int64"}, {"float": "-inf"}, [{"tensor": 1}] * 3, [[[]]]]
+    ),
     st.text(max_size=5),
 )
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_change_to_a_graph_is_refused_with_a_sentence_or_still_a_pure_program(data: st.DataObject, honest: Path) -> None:
+def test_any_change_to_a_graph_is_refused_with_a_sentence_or_still_a_pure_program(
+    data: st.DataObject, honest: Path
+) -> None:
     document = json.loads((honest / "graph.json").read_bytes())
     positions = _positions(document)
     for _ in range(data.draw(st.integers(1, 3))):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from autoresearch_trainer.judge.loader import load
-from judgemodels import BATCH, CHEATS, HONEST, LENGTH, VOCAB, GPT
+from judgemodels import BATCH, CHEATS, GPT, HONEST, LENGTH, VOCAB
 
 Write = Callable[[torch.nn.Module], Path]
 Judge = Callable[..., dict[str, Any]]
@@ -143,7 +143,7 @@ def test_a_replay_from_python_state_is_frozen_into_the_trace(hand_over: Write, j
 def test_a_loss_instead_of_logits_is_told_before_training(hand_over: Write) -> None:
     class Loss(GPT):
         def forward(self, tokens: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
-            return super().forward(tokens, tokens)
+            return super().forward(tokens, tokens if targets is None else targets)
 
     with pytest.raises(RuntimeError, match=r"needs float logits of shape \[8, 32, 300 or more\].*not a loss"):
         hand_over(Loss())
@@ -153,7 +153,7 @@ def test_a_loss_instead_of_logits_is_told_before_training(hand_over: Write) -> N
     ("change", "sentence"),
     [
         (lambda x: x + torch.randn_like(x), "random numbers"),
-        (lambda x: always_dropping(x), "eval mode"),
+        (lambda x: torch.nn.functional.dropout(x, 0.5, training=True), "eval mode"),
         (lambda x: x * 2 if x.sum().item() > 0 else x, "could not trace"),
     ],
     ids=["random", "dropout in eval", "item"],
@@ -166,7 +166,3 @@ def test_what_cannot_be_judged_is_told_before_training(
 
     with pytest.raises(RuntimeError, match=sentence):
         hand_over(GPT("plain", hidden_change))
-
-
-def always_dropping(x: torch.Tensor) -> torch.Tensor:  # noqa: N802 - reads as the function it stands for
-    return torch.nn.functional.dropout(x, 0.5, training=True)

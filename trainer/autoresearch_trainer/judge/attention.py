@@ -22,7 +22,8 @@ def attention(
     window: int = -1,
     scale: float | None = None,
 ) -> torch.Tensor:
-    """Attention in the layout of fused kernels: q (B, T, H, D), k and v (B, T, G, D) with G dividing H; (B, T, H, D) out.
+    """Attention in the layout of fused kernels: q (B, T, H, D), k and v (B, T, G, D) with G dividing H; (B, T, H, D)
+    out.
 
     A query sees keys at most `window` positions before it (and, unless causal, after it); -1 is no limit. `scale`
     defaults to D ** -0.5.
@@ -43,7 +44,7 @@ def attention(
 @cache
 def define() -> None:
     """Registers the operator with torch, once a process; it can then be called, differentiated and exported."""
-    library = torch.library.Library("autoresearch", "FRAGMENT")
-    library.define(_SCHEMA)
-    library.impl("attention", attention, "CompositeImplicitAutograd")
+    library = torch.library.Library("autoresearch", "FRAGMENT")  # type: ignore[no-untyped-call]  # torch has no types here
+    library.define(_SCHEMA)  # type: ignore[no-untyped-call]  # torch has no types here
+    library.impl("attention", attention, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]  # as above
     _library.append(library)  # a library that is collected takes its operators with it

@@ -1,20 +1,22 @@
 """The causality audit: a logit must not depend on tokens that come after it.
 
-A pair is a scored row and a cut. The tokens after the cut are replaced by other real text, and the logits up to the cut must
-stay what they were when the row was scored. The program is a pure function of its batch, so nothing but a dependency on
-later tokens, or on other rows, can move them. An audited row keeps its slot in the batch, because kernels may round
-differently by place, and gets other mates, because a row that reads its neighbours cheats as well.
+A pair is a scored row and a cut. The tokens after the cut are replaced by other real text, and the logits up to the cut
+must stay what they were when the row was scored. The program is a pure function of its batch, so nothing but a
+dependency on later tokens, or on other rows, can move them. An audited row keeps its slot in the batch, because kernels
+may round differently by place, and gets other mates, because a row that reads its neighbours cheats as well.
 
-    Half of the cuts are at the first token of a document (as far as the rows have any): the decoy is the start of another
-    document, and nothing before the cut tells the two apart. A model that looks ahead only where a new text begins,
-    where ordinary cuts seldom fall, is caught there. The other half are uniform over all positions.
+    Half of the cuts are at the first token of a document (as far as the rows have any): the decoy is the start of
+    another document, and nothing before the cut tells the two apart. A model that looks ahead only where a new text
+    begins, where ordinary cuts seldom fall, is caught there. The other half are uniform over all positions.
 
 A model that looks ahead by one token at a share p of the positions, weighted as cuts are drawn, passes n pairs with
-probability (1 - p)^n; looking further is caught more easily. Zero mismatches therefore bound p, with 95 % confidence, by
+probability (1 - p)^n; looking further is caught more easily. Zero mismatches therefore bound p, with 95 % confidence,
+by
 
     p <= 1 - 0.05^(1/n)        n = 2048: 0.146 %        n = 128: 2.3 %
 
-Cuts and decoys come from the operating system's randomness: a candidate that knows the trial's seed learns nothing from it.
+Cuts and decoys come from the operating system's randomness: a candidate that knows the trial's seed learns nothing from
+it.
 """
 
 from dataclasses import dataclass
@@ -27,9 +29,9 @@ from .program import Program
 from .rows import Rows, ScoredRows
 
 TOLERANCE = {"cpu": 0.0, "cuda": 0.0}
-"""Largest difference of a logit that counts as none, by class of device. A kernel chosen by shape alone adds in one order
-whatever the numbers are, so equal inputs in an equal place give equal bits; kernels with atomic additions, which would
-need a tolerance, have no place in a forward pass of the allowed operators."""
+"""Largest difference of a logit that counts as none, by class of device. A kernel chosen by shape alone adds in one
+order whatever the numbers are, so equal inputs in an equal place give equal bits; kernels with atomic additions, which
+would need a tolerance, have no place in a forward pass of the allowed operators."""
 
 CUTS_PER_START = 4
 """Most pairs at one document start: few starts in the rows shall not take half of all cuts to themselves."""
@@ -99,9 +101,7 @@ class Audit:
                     self._measure(program, pair, logits[pair.slot], int(moved[0]), outcome)
         return outcome
 
-    def _measure(
-        self, program: Program, pair: Pair, found: torch.Tensor, position: int, outcome: AuditOutcome
-    ) -> None:
+    def _measure(self, program: Program, pair: Pair, found: torch.Tensor, position: int, outcome: AuditOutcome) -> None:
         difference = float("inf")
         if outcome.mismatches < MAX_MEASURED:
             inputs = torch.from_numpy(self._rows.windows[pair.batch, :, :-1].copy())
@@ -115,10 +115,10 @@ class Audit:
     def _digest(self, logits: torch.Tensor) -> torch.Tensor:
         """(T,) int64 of (T, V) float32: equal bits give equal digests, others differ but for a chance of 2^-33 each.
 
-        The bits of each logit, as a 32-bit number, times 64 secret random bits, added up modulo 2^64. Two rows collide only
-        if the random factor of some logit takes one particular value, whatever the other logits are; a difference of 32-bit
-        numbers has at most 31 factors of two, which leaves 33 bits to chance. Keeping the logits themselves would take
-        gigabytes at a large vocabulary.
+        The bits of each logit, as a 32-bit number, times 64 secret random bits, added up modulo 2^64. Two rows collide
+        only if the random factor of some logit takes one particular value, whatever the other logits are; a difference
+        of 32-bit numbers has at most 31 factors of two, which leaves 33 bits to chance. Keeping the logits themselves
+        would take gigabytes at a large vocabulary.
         """
         multipliers = self._multipliers.to(logits.device)
         bits = logits.contiguous().view(torch.int32)
@@ -129,11 +129,14 @@ class Audit:
         batches, batch, width = self._rows.windows.shape
         length = width - 1
         alone = batches == 1
-        # In a set of one batch the mates would keep their own prefixes in every check; so half of them give way to strangers.
+        # In a set of one batch the mates would keep their own prefixes in every check; so half of them give way to
+        # strangers.
         per_group = batch - batch // 2 if alone else batch
         count = -(-pairs // per_group) if pairs else 0
-        starts = np.argwhere(self._rows.windows[:, :, : length - 1] == self._rows.bos) if len(self._rows.documents) > 1 else []
-        starts = self._random.permutation(np.repeat(starts, CUTS_PER_START, axis=0)) if len(starts) else []
+        starts: Rows = np.argwhere(self._rows.windows[:, :, : length - 1] == self._rows.bos)
+        if len(self._rows.documents) < 2:
+            starts = starts[:0]  # no other document's beginning to put there
+        starts = self._random.permutation(np.repeat(starts, CUTS_PER_START, axis=0))
         queues: list[list[Pair]] = [[] for _ in range(batch)]
         left = pairs // 2
         for number, slot, cut in starts:
@@ -176,5 +179,7 @@ class Audit:
             if decoy[0] != row[pair.cut + 1]:
                 return decoy
         decoy = decoy.copy()
-        decoy[0] = row[self._random.integers(len(row))] if pair.at_start else (decoy[0] + 1) % len(self._rows.token_bytes)
+        decoy[0] = (
+            row[self._random.integers(len(row))] if pair.at_start else (decoy[0] + 1) % len(self._rows.token_bytes)
+        )
         return decoy

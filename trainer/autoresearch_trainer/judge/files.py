@@ -13,8 +13,8 @@ from .refused import ARTIFACT_REFUSED, Refused, malformed
 def open_regular(folder: Path, name: str, max_bytes: int) -> Iterator[tuple[int, int]]:
     """(descriptor, bytes) of the regular file `name` directly in folder, read-only.
 
-    Relative to the opened folder and with O_NOFOLLOW, so that no link leads elsewhere; with O_NONBLOCK, so that a FIFO does
-    not hold the judge. Raises Refused when the file is missing, is none, or is longer than max_bytes.
+    Relative to the opened folder and with O_NOFOLLOW, so that no link leads elsewhere; with O_NONBLOCK, so that a FIFO
+    does not hold the judge. Raises Refused when the file is missing, is none, or is longer than max_bytes.
     """
     directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -30,7 +30,9 @@ def open_regular(folder: Path, name: str, max_bytes: int) -> Iterator[tuple[int,
             raise malformed("File", f"{name}: this is not a regular file.")
         if status.st_size > max_bytes:
             raise Refused(
-                ARTIFACT_REFUSED, "TooLarge", f"{name}: {status.st_size} bytes; the most is {max_bytes} (artifactBytes)."
+                ARTIFACT_REFUSED,
+                "TooLarge",
+                f"{name}: {status.st_size} bytes; the most is {max_bytes} (artifactBytes).",
             )
         yield descriptor, status.st_size
     finally:

@@ -5,10 +5,10 @@
      "nodes": [{"op": "aten.linear.default", "args": {"input": {"tensor": 5}, "bias": null}, "results": 1}, …],
      "output": 17}
 
-Values have numbers: 0 is the (B, T) int64 tokens, then come the tensors, then the results of the nodes in order. A node may
-refer to lower numbers only, so there are no cycles and no names to forge. Arguments are named as in the operator's
-schema; {"tensor": n}, {"dtype": "float32"} and {"float": "-inf"} are what plain JSON has no word for. There is no autocast in it:
-the writer turns the casts that autocast makes into nodes of their own.
+Values have numbers: 0 is the (B, T) int64 tokens, then come the tensors, then the results of the nodes in order. A node
+may refer to lower numbers only, so there are no cycles and no names to forge. Arguments are named as in the operator's
+schema; {"tensor": n}, {"dtype": "float32"} and {"float": "-inf"} are what plain JSON has no word for. There is no
+autocast in it: the writer turns the casts that autocast makes into nodes of their own.
 """
 
 import re

@@ -22,15 +22,16 @@ def load(
 ) -> Program:
     """The artifact's program, for exactly (batch, seq_len) tokens of this vocabulary.
 
-    Nothing of the candidate's is imported, unpickled or evaluated. Raises Refused, and nothing else, whatever the files hold.
+    Nothing of the candidate's is imported, unpickled or evaluated. Raises Refused, and nothing else, whatever the files
+    hold.
     """
     graph = read_graph(artifact_dir)
     wanted = (batch, seq_len, vocab_size)
     if (graph.batch, graph.seq_len, graph.vocab_size) != wanted:
         raise malformed(
             "Shape",
-            f"The model was traced for batch {graph.batch}, length {graph.seq_len} and {graph.vocab_size} tokens; it is "
-            f"scored with batch {batch}, length {seq_len} and {vocab_size}: trace with the sizes that the gate gives.",
+            f"The model was traced for batch {graph.batch}, length {graph.seq_len} and {graph.vocab_size} tokens; it "
+            f"is scored with batch {batch}, length {seq_len} and {vocab_size}: trace with the gate's sizes.",
         )
     tensors = read_all(artifact_dir, artifact_bytes, device)
     listed = {stored.name for stored in graph.tensors}

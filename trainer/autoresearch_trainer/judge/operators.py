@@ -1,10 +1,10 @@
 """The operators that the judge runs, and what each of their arguments may be.
 
-An operator is here when it is a pure function of its arguments: it changes nothing, draws no random number, reads no file and no
-uninitialised memory, has results whose sizes follow from its arguments' sizes, and checks its own bounds. So the
-program that a graph describes is a pure function too, and cannot keep state or look at anything but its row of tokens.
-`torch.empty` is left out because memory that somebody used before is an input nobody declared; `as_strided` because it
-reaches outside its argument's elements.
+An operator is here when it is a pure function of its arguments: it changes nothing, draws no random number, reads no
+file and no uninitialised memory, has results whose sizes follow from its arguments' sizes, and checks its own bounds.
+So the program that a graph describes is a pure function too, and cannot keep state or look at anything but its row of
+tokens. `torch.empty` is left out because memory that somebody used before is an input nobody declared; `as_strided`
+because it reaches outside its argument's elements.
 """
 
 import re
@@ -19,8 +19,8 @@ from .refused import OPERATOR_NOT_ALLOWED, Refused, malformed, quoted
 
 _OVERLOADS = """
 abs acos acosh add.Scalar add.Tensor addcdiv addcmul addmm alias all all.dim all.dims amax amin aminmax any any.dim
-any.dims arange arange.start arange.start_step argmax argmin argsort argsort.stable asin asinh atan atan2 atanh avg_pool1d
-baddbmm batch_norm bitwise_and.Scalar bitwise_and.Scalar_Tensor bitwise_and.Tensor bitwise_left_shift.Tensor
+any.dims arange arange.start arange.start_step argmax argmin argsort argsort.stable asin asinh atan atan2 atanh
+avg_pool1d baddbmm batch_norm bitwise_and.Scalar bitwise_and.Scalar_Tensor bitwise_and.Tensor bitwise_left_shift.Tensor
 bitwise_left_shift.Tensor_Scalar bitwise_not bitwise_or.Scalar bitwise_or.Scalar_Tensor bitwise_or.Tensor
 bitwise_right_shift.Tensor bitwise_right_shift.Tensor_Scalar bitwise_xor.Scalar bitwise_xor.Tensor block_diag bmm
 broadcast_tensors broadcast_to bucketize.Scalar bucketize.Tensor cat ceil celu chunk clamp clamp.Tensor clamp_max
@@ -31,33 +31,35 @@ divide.Tensor divide.Tensor_mode dot dstack einsum elu embedding eq.Scalar eq.Te
 expand_as expm1 eye eye.m fill.Scalar fill.Tensor flatten.using_ints flip floor floor_divide floor_divide.Scalar
 fmod.Scalar fmod.Tensor frac full full_like gather ge.Scalar ge.Tensor gelu glu greater.Scalar greater.Tensor group_norm
 gt.Scalar gt.Tensor hardsigmoid hardswish hardtanh heaviside hstack hypot imag index.Tensor index_add index_copy
-index_fill.int_Scalar index_fill.int_Tensor index_put index_select inner isfinite isinf isnan isneginf isposinf ldexp.Tensor
-le.Scalar le.Tensor leaky_relu lerp.Scalar lerp.Tensor lgamma linalg_vecdot linalg_vector_norm linear linspace log log10
-log1p log2 log_sigmoid log_softmax.int logaddexp logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor
-logit logsumexp lt.Scalar lt.Tensor layer_norm masked_fill.Scalar masked_fill.Tensor matmul max max.dim max.other
-max_pool1d maximum mean mean.dim meshgrid meshgrid.indexing min min.dim min.other minimum mish mm movedim.int
-movedim.intlist mul.Scalar mul.Tensor multiply.Scalar multiply.Tensor mv nan_to_num narrow ne.Scalar ne.Tensor neg
-negative new_full new_ones new_zeros norm.Scalar norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype norm.ScalarOpt_dtype numpy_T
-one_hot ones ones_like outer pad permute polar positive pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prelu prod prod.dim_int
-ravel real reciprocal relu relu6 remainder.Scalar remainder.Scalar_Tensor remainder.Tensor repeat
-repeat_interleave.self_int reshape reshape_as rms_norm roll round round.decimals rsqrt rsub.Scalar rsub.Tensor
-scalar_tensor scaled_dot_product_attention scatter.reduce scatter.src scatter.value scatter.value_reduce scatter_add
-scatter_reduce.two searchsorted.Scalar searchsorted.Tensor select.int select_scatter selu sgn sigmoid sign signbit silu sin
-sinc sinh slice.Tensor slice_scatter softmax.int softplus softshrink sort sort.stable special_expit split.Tensor split.sizes
-split_with_sizes sqrt square squeeze squeeze.dim squeeze.dims stack std std.correction std.dim std_mean.correction
-std_mean.dim sub.Scalar sub.Tensor subtract.Scalar subtract.Tensor sum sum.dim_IntList swapaxes swapdims t take_along_dim tan
-tanh tensor_split.indices tensor_split.sections tensordot threshold tile to.dtype topk trace transpose.int tril tril_indices
-triu triu_indices true_divide.Scalar true_divide.Tensor trunc type_as unbind.int unflatten.int unfold unsafe_chunk
-unsafe_split.Tensor unsafe_split_with_sizes unsqueeze upsample_nearest1d.vec var var.correction var.dim var_mean.correction
-var_mean.dim view view.dtype view_as view_as_complex view_as_real vstack where.Scalar where.ScalarOther where.ScalarSelf
-where.self xlogy.Tensor zeros zeros_like _softmax _log_softmax _safe_softmax _to_copy _unsafe_view _weight_norm
-__and__.Scalar __and__.Tensor __or__.Scalar __or__.Tensor __xor__.Scalar __xor__.Tensor __lshift__.Scalar __lshift__.Tensor
+index_fill.int_Scalar index_fill.int_Tensor index_put index_select inner isfinite isinf isnan isneginf isposinf
+ldexp.Tensor le.Scalar le.Tensor leaky_relu lerp.Scalar lerp.Tensor lgamma linalg_vecdot linalg_vector_norm linear
+linspace log log10 log1p log2 log_sigmoid log_softmax.int logaddexp logaddexp2 logcumsumexp logical_and logical_not
+logical_or logical_xor logit logsumexp lt.Scalar lt.Tensor layer_norm masked_fill.Scalar masked_fill.Tensor matmul max
+max.dim max.other max_pool1d maximum mean mean.dim meshgrid meshgrid.indexing min min.dim min.other minimum mish mm
+movedim.int movedim.intlist mul.Scalar mul.Tensor multiply.Scalar multiply.Tensor mv nan_to_num narrow ne.Scalar
+ne.Tensor neg negative new_full new_ones new_zeros norm.Scalar norm.ScalarOpt_dim norm.ScalarOpt_dim_dtype
+norm.ScalarOpt_dtype numpy_T one_hot ones ones_like outer pad permute polar positive pow.Scalar pow.Tensor_Scalar
+pow.Tensor_Tensor prelu prod prod.dim_int ravel real reciprocal relu relu6 remainder.Scalar remainder.Scalar_Tensor
+remainder.Tensor repeat repeat_interleave.self_int reshape reshape_as rms_norm roll round round.decimals rsqrt
+rsub.Scalar rsub.Tensor scalar_tensor scaled_dot_product_attention scatter.reduce scatter.src scatter.value
+scatter.value_reduce scatter_add scatter_reduce.two searchsorted.Scalar searchsorted.Tensor select.int select_scatter
+selu sgn sigmoid sign signbit silu sin sinc sinh slice.Tensor slice_scatter softmax.int softplus softshrink sort
+sort.stable special_expit split.Tensor split.sizes split_with_sizes sqrt square squeeze squeeze.dim squeeze.dims stack
+std std.correction std.dim std_mean.correction std_mean.dim sub.Scalar sub.Tensor subtract.Scalar subtract.Tensor sum
+sum.dim_IntList swapaxes swapdims t take_along_dim tan tanh tensor_split.indices tensor_split.sections tensordot
+threshold tile to.dtype topk trace transpose.int tril tril_indices triu triu_indices true_divide.Scalar
+true_divide.Tensor trunc type_as unbind.int unflatten.int unfold unsafe_chunk unsafe_split.Tensor
+unsafe_split_with_sizes unsqueeze upsample_nearest1d.vec var var.correction var.dim var_mean.correction var_mean.dim
+view view.dtype view_as view_as_complex view_as_real vstack where.Scalar where.ScalarOther where.ScalarSelf where.self
+xlogy.Tensor zeros zeros_like _softmax _log_softmax _safe_softmax _to_copy _unsafe_view _weight_norm __and__.Scalar
+__and__.Tensor __or__.Scalar __or__.Tensor __xor__.Scalar __xor__.Tensor __lshift__.Scalar __lshift__.Tensor
 __rshift__.Scalar __rshift__.Tensor
 """
 
 ATTENTION = "autoresearch::attention.default"
-"""Stands for a fused attention kernel (FlashAttention, Triton), which the judge has no reason to run as such: the candidate's
-side exports its kernel as this operator, and the judge computes the same function with torch's own attention."""
+"""Stands for a fused attention kernel (FlashAttention, Triton), which the judge has no reason to run as such: the
+candidate's side exports its kernel as this operator, and the judge computes the same function with torch's own
+attention."""
 
 ALLOWED = frozenset(
     {f"aten.{name}" if "." in name else f"aten.{name}.default" for name in _OVERLOADS.split()} | {ATTENTION}

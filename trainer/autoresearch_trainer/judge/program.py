@@ -20,7 +20,8 @@ from .refused import (
 )
 
 MAX_ELEMENTS = 1 << 36
-"""Most elements of one value, real or expanded: an expanded view takes no memory, but walking over it takes for ever."""
+"""Most elements of one value, real or expanded: an expanded view takes no memory, but walking over it takes for
+ever."""
 MAX_DIMENSIONS = 12
 
 
@@ -120,7 +121,9 @@ class Program:
 
     def _execute(self, step: Step, arguments: dict[str, Any]) -> Any:
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise Refused(TIMEOUT, "Judge", "The judge's time was up before all rows were scored: make the model faster.")
+            raise Refused(
+                TIMEOUT, "Judge", "The judge's time was up before all rows were scored: make the model faster."
+            )
         with _sentences(step):
             return step.node.operator.call(**arguments)
 
@@ -143,8 +146,8 @@ class Program:
         ):
             raise malformed(
                 "Output",
-                f"The model gives {str(output.dtype).removeprefix('torch.')} {list(shape)}: the judge needs float logits "
-                f"[{graph.batch}, {graph.seq_len}, {graph.vocab_size} or more], not a loss.",
+                f"The model gives {str(output.dtype).removeprefix('torch.')} {list(shape)}: the judge needs float "
+                f"logits [{graph.batch}, {graph.seq_len}, {graph.vocab_size} or more], not a loss.",
             )
         return meter.peak
 
@@ -163,7 +166,9 @@ class _Meter:
     def add(self, number: int, tensor: torch.Tensor, where: str) -> None:
         """Counts value `number`. Raises Refused when it is too large or the sum of all becomes so."""
         if tensor.numel() > MAX_ELEMENTS or tensor.dim() > MAX_DIMENSIONS:
-            raise malformed("TooLarge", f"{where}: a value of shape {list(tensor.shape)[:MAX_DIMENSIONS]} is too large.")
+            raise malformed(
+                "TooLarge", f"{where}: a value of shape {list(tensor.shape)[:MAX_DIMENSIONS]} is too large."
+            )
         storage = tensor.untyped_storage()
         key = storage._cdata
         self._storage_of[number] = key
@@ -177,7 +182,8 @@ class _Meter:
             raise Refused(
                 HOST_OUT_OF_MEMORY,
                 "Judge",
-                f"{where}: the model's values take {self._live >> 20} MiB at once; the most is {self._limit >> 20} MiB.",
+                f"{where}: the model's values take {self._live >> 20} MiB at once; the most is "
+                f"{self._limit >> 20} MiB.",
             )
 
     def execute(self, step: Step, arguments: dict[str, Any]) -> Any:
@@ -233,6 +239,4 @@ def _sentences(step: Step) -> Iterator[None]:
         first = str(error).strip().split("\n", 1)[0][:200]
         if "can't allocate memory" in first:
             raise Refused(HOST_OUT_OF_MEMORY, "Judge", f"{step.node.operator.name}: {first}") from error
-        raise Refused(
-            ARTIFACT_REFUSED, type(error).__name__, f"{_where(step.node)}: {first}"
-        ) from error
+        raise Refused(ARTIFACT_REFUSED, type(error).__name__, f"{_where(step.node)}: {first}") from error

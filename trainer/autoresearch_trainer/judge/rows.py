@@ -38,9 +38,9 @@ MAX_DECOYS = 256
 def read_rows(data_dir: Path, split: str, eval_tokens: int, decoys: np.random.Generator) -> ScoredRows:
     """The rows that score a split, in whole batches of the manifest's (evalBatch, maxSeqLen).
 
-    Windows of T+1 tokens that do not overlap, spread evenly over the split. eval_tokens is rounded up to whole batches; a
-    split with fewer tokens is scored as far as whole batches go, so no batch is ever padded or cut and every row counts in
-    full. Neighbours in a batch lie far apart in the text. `decoys` draws the replacements of the audit, which
+    Windows of T+1 tokens that do not overlap, spread evenly over the split. eval_tokens is rounded up to whole batches;
+    a split with fewer tokens is scored as far as whole batches go, so no batch is ever padded or cut and every row
+    counts in full. Neighbours in a batch lie far apart in the text. `decoys` draws the replacements of the audit, which
     have no part in the score. Raises DataError when the split holds less than one batch.
     """
     manifest = manifests.load(data_dir)

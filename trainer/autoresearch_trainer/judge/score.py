@@ -51,10 +51,11 @@ def score_artifact(
 ) -> dict[str, Any]:
     """Scores the artifact and audits its causality; to be called in a process of its own without candidate code.
 
-    Gives {"valBPB", "nats", "bytes", "tokens", "parameters", "audit": {"pairs", "mismatches", "maxDifference"}}, or, for an
-    artifact that gets no score, {"reason", "detail", "message"} (with "audit" when it failed there). The score does not
-    depend on `seed`, which only adds to the audit's secret randomness. `seconds` bounds the whole call (wall clock, looked at
-    between operators). Raises DataError when the data are at fault, which is nothing to hold against the candidate.
+    Gives {"valBPB", "nats", "bytes", "tokens", "parameters", "audit": {"pairs", "mismatches", "maxDifference"}}, or,
+    for an artifact that gets no score, {"reason", "detail", "message"} (with "audit" when it failed there). The score
+    does not depend on `seed`, which only adds to the audit's secret randomness. `seconds` bounds the whole call (wall
+    clock, looked at between operators). Raises DataError when the data are at fault, which is nothing to hold against
+    the candidate.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
     random = np.random.default_rng([int.from_bytes(os.urandom(32), "little"), seed])
@@ -128,7 +129,9 @@ def _check_finite(logits: torch.Tensor, batch: int) -> None:
     if not (math.isfinite(float(low)) and math.isfinite(float(high))):
         bad = int((~torch.isfinite(logits)).sum())
         raise Refused(
-            NON_FINITE, "Logits", f"{bad} of {logits.numel()} logits of batch {batch} are NaN or infinite: training diverged?"
+            NON_FINITE,
+            "Logits",
+            f"{bad} of {logits.numel()} logits of batch {batch} are NaN or infinite: training diverged?",
         )
 
 
@@ -138,8 +141,8 @@ def _not_causal(outcome: AuditOutcome) -> Refused:
         NOT_CAUSAL,
         "Audit",
         f"{outcome.mismatches} of {outcome.pairs} checks failed: a logit at position {position} moved by up to "
-        f"{outcome.max_difference:.3g} when tokens after position {cut} and other rows were replaced. A logit may depend on "
-        "tokens up to its own only, not on later ones, statistics over the sequence, or other rows of the batch.",
+        f"{outcome.max_difference:.3g} when tokens after position {cut} and other rows were replaced. A logit may "
+        "depend on tokens up to its own only, not on later ones, statistics over the sequence, or other rows.",
     )
 
 

@@ -49,9 +49,7 @@ def parse(data: bytes, where: str) -> Any:
 
     try:
         text = data.decode("utf-8")
-        return json.loads(
-            text, parse_int=integer, parse_float=real, parse_constant=constant, object_pairs_hook=pairs
-        )
+        return json.loads(text, parse_int=integer, parse_float=real, parse_constant=constant, object_pairs_hook=pairs)
     except UnicodeDecodeError as error:
         raise malformed("JSON", f"{where}: byte {error.start} is not UTF-8.") from error
     except json.JSONDecodeError as error:

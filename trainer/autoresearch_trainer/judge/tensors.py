@@ -93,8 +93,8 @@ def _entry(value: Any, where: str, data_bytes: int) -> Entry:
 def read_all(folder: Path, max_bytes: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Every tensor of the artifact in folder, by name, each in fresh memory of `device`. Raises Refused.
 
-    Fresh memory because torch aligns it as it does for a model made by hand: kernels choose their path by alignment, and
-    a score must not depend on where in a file a weight lay.
+    Fresh memory because torch aligns it as it does for a model made by hand: kernels choose their path by alignment,
+    and a score must not depend on where in a file a weight lay.
     """
     with open_regular(folder, FILE_NAME, max_bytes) as (descriptor, size):
         if size < 8:
@@ -108,7 +108,7 @@ def read_all(folder: Path, max_bytes: int, device: torch.device) -> dict[str, to
         for name, entry in entries.items():
             tensor = torch.empty(entry.shape, dtype=entry.dtype)
             if entry.end > entry.begin:
-                raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+                raw = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
                 read_into(descriptor, raw, start + entry.begin, f"{FILE_NAME}: {name}")
                 if entry.dtype == torch.bool and int(tensor.view(torch.uint8).max()) > 1:
                     raise malformed("Bool", f"{FILE_NAME}: {name} holds bytes that are neither true nor false.")

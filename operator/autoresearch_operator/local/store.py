@@ -8,6 +8,7 @@ what was done.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -185,6 +186,16 @@ class Store:
 
         A trial that was started and never finished is not in it: it is to be started again under the same name.
         """
+        # The collector would walk the growing records again and again, and none of them is garbage.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return self._load()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def _load(self) -> Loaded:
         ledger, noted = self._ledger(), self._index.entries.get("ledger")
         unchanged = noted is not None and noted.record == {"tip": ledger.tip}
         loaded = recovery.load(

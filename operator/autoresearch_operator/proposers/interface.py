@@ -31,7 +31,7 @@ class HistoryEntry:
     score: float | None = None
     """Bits per byte, lower is better; None when pending or without a score."""
     delta: float | None = None
-    """Incumbent minus candidate in bits per byte: positive is better."""
+    """Base minus candidate in bits per byte: positive is better."""
 
     @property
     def pending(self) -> bool:
@@ -54,8 +54,6 @@ class ProposalRequest:
     pending: Sequence[HistoryEntry] = ()
     """Experiments before this one whose outcome must not be used."""
     editable: tuple[str, ...] = ("train.py",)
-    noise: float = 0.0
-    """Standard deviation of one run's score, bits per byte; 0 while unknown."""
     feasible: Callable[[Mapping[str, str]], bool] | None = None
     """Asked last about a candidate's files, such as by the memory preflight; None: everything is feasible."""
 

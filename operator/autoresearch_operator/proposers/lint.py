@@ -130,7 +130,7 @@ class _Linter(ast.NodeVisitor):
             self._add(Kind.EVALUATION, node)
         match node:
             case ast.Call(func=ast.Name(id="setattr" | "delattr"), args=[owner, name, *_]):
-                literal = name.value if isinstance(name, ast.Constant) else "?"
+                literal = name.value if isinstance(name, ast.Constant) and isinstance(name.value, str) else "?"
                 self._patched(f"{self._path(owner)}.{literal}", node)
             case ast.Call(func=ast.Name(id="vars"), args=[owner]) if self._is_prepare(self._path(owner)):
                 self._add(Kind.EVALUATION, node)
@@ -151,9 +151,8 @@ class _Linter(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
-        if self._path(node.value) == "sys.modules" and not isinstance(node.ctx, ast.Load):
-            self._add(Kind.EVALUATION, node)
-        elif self._path(node.value) == "sys.modules" and "prepare" in ast.unparse(node.slice):
+        replaced = not isinstance(node.ctx, ast.Load)
+        if self._path(node.value) == "sys.modules" and (replaced or "prepare" in ast.unparse(node.slice)):
             self._add(Kind.EVALUATION, node)
         self.generic_visit(node)
 
@@ -241,7 +240,7 @@ class _Linter(ast.NodeVisitor):
                 self._bound(alias.name, node, f"{alias.name} = {path}")
 
     def _imported(self, module: str, node: ast.AST) -> None:
-        top = module.split(".")[0]
+        top = module.partition(".")[0]
         if top in _NETWORK:
             self._add(Kind.NETWORK, node, f"import {top}")
         elif top in _TOKENIZERS:

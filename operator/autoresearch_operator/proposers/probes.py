@@ -42,8 +42,6 @@ class _Evidence:
     """Values known to be no better."""
     tried: list[tuple[KnobValue, bool]] = field(default_factory=list)
     """Values measured without a clear outcome, or waiting to be combined."""
-    promising: dict[KnobValue, float] = field(default_factory=dict)
-    """Values that helped an older base by more than noise, with their gain: to be tried again from this one."""
     direction: int = 0
     """The way an accepted step of this knob went last."""
     gain: float = 0.0
@@ -65,8 +63,6 @@ def _knob_probes(space: Space, key: str, order: float) -> Iterator[Probe]:
     evidence = _evidence(space, key)
     late = (0 if role.rank <= 5 else 1) + (_INACTIVE if space.inactive(key) else 0)
     rank = role.rank + order
-    for value, gain in evidence.promising.items():
-        yield Probe(key, value, -1, -gain)
     if not is_ordered(domain) and isinstance(domain, Choices):
         start = (domain.index(present) or 0) + 1
         others = [*domain.values[start:], *domain.values[: start - 1]]
@@ -144,18 +140,12 @@ def _evidence(space: Space, key: str) -> _Evidence:
                     evidence.direction = 1 if after > before else -1
                     evidence.gain = entry.delta or 0.0
         elif same_value(before, present):
-            gain = space.gain(entry)
+            undecided = entry.delta is not None and entry.delta > 0
             if entry.reason is VerdictReason.SUPERSEDED:
+                # It goes on as a combination; if that one fails, it was compared with today's incumbent or a later one.
                 evidence.tried.append((after, True))
-            elif gain is None or gain <= 0:
-                evidence.worse.append((after, fresh))
-            elif fresh or gain <= space.request.noise:
-                evidence.tried.append((after, fresh))
             else:
-                evidence.promising[after] = gain
-    for value, fresh in (*evidence.worse, *evidence.tried):
-        if fresh:
-            evidence.promising.pop(value, None)
+                (evidence.tried if undecided else evidence.worse).append((after, fresh))
     return evidence
 
 

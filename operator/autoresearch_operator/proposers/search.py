@@ -126,7 +126,7 @@ def _helped(space: Space) -> dict[str, float]:
             key = f"{change.path}:{change.name}"
             if key in made:
                 made[key] += 1
-                better[key] += (space.gain(entry) or 0.0) > space.request.noise
+                better[key] += (entry.delta or 0.0) > 0
     return {key: better[key] / made[key] * (0.1 if space.inactive(key) else 1.0) for key in made}
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from autoresearch_operator.api.reasons import ExperimentKind, VerdictReason
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.edits import fingerprint
-from autoresearch_operator.proposers.interface import HistoryEntry, Proposal, ProposalRequest
+from autoresearch_operator.proposers.interface import Proposal, ProposalRequest
 from autoresearch_operator.proposers.knobs import Knob, KnobSet, read_knobs, splice_literals
 from autoresearch_operator.proposers.literals import KnobValue, format_literal, same_value
 from autoresearch_operator.proposers.roles import Role, role_of
@@ -67,21 +67,6 @@ class Space:
                         del waiting[number]
         entries = (*self.request.pending, *waiting.values())
         return frozenset(f"{change.path}:{change.name}" for entry in entries for change in entry.changes)
-
-    def gain(self, entry: HistoryEntry) -> float | None:
-        """How much better an entry scored than the commit it was made on, bits per byte; None without a score.
-
-        Not the same as its `delta`: a verdict compares with the incumbent of its own time, which may have moved on
-        since. A step that helped its old base by much is then rejected, and is still the best idea there is.
-        """
-        base = self._scores.get(entry.base)
-        if entry.score is None:
-            return None
-        return entry.delta if base is None else base - entry.score
-
-    @cached_property
-    def _scores(self) -> dict[int, float]:
-        return {entry.number: entry.score for entry in self.request.history if entry.score is not None}
 
     def value(self, key: str) -> KnobValue:
         return self.knobs[key].value

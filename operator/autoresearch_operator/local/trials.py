@@ -55,7 +55,6 @@ def trial_spec(
     workdir: Path,
     data: Path,
     limits: Limits,
-    device_hint: str | None = None,
 ) -> dict[str, Any]:
     """What the trainer is told (TrialSpec, version 1)."""
     budget = spec.tiers[0].budget
@@ -64,33 +63,20 @@ def trial_spec(
         "name": wire_name(start.key, start.tier),
         "sourceDir": str(source),
         "workDir": str(workdir),
-        "script": script_of(spec.trainer.command),
+        "script": spec.trainer.script,
         "evaluation": str(spec.trainer.evaluation),
         "dataDir": str(data),
         "split": start.split,
-        "budget": {budget.kind: budget.amount},
+        "budget": {budget.kind: int(budget.amount) if budget.kind == "steps" else budget.amount},
         "startupSeconds": spec.trainer.startup_seconds,
         "seed": random_seed(run_seed, start.key.seed),
         "auditPairs": start.audit_pairs,
-        "device": device_hint or slot.device,
+        "device": slot.device,
         "cpus": list(slot.cpus) or None,
         "threads": slot.threads,
         "limits": limits.as_spec(),
         "env": {variable.name: variable.value for variable in spec.trainer.env},
     }
-
-
-def script_of(command: tuple[str, ...] | list[str]) -> str:
-    """The script in `python train.py`; local mode runs Python scripts of the source tree only.
-
-    Raises:
-        ValueError: the command is of another form.
-    """
-    if len(command) == 2 and Path(command[0]).name.startswith("python") and command[1].endswith(".py"):
-        return command[1]
-    raise ValueError(
-        f"spec.trainer.command: local mode runs [python, SCRIPT.py], got {list(command)}: put arguments into the script"
-    )
 
 
 def lost_result(message: str) -> Mapping[str, Any]:

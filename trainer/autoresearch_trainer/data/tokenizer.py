@@ -22,7 +22,8 @@ BOS = "<|bos|>"
 PATTERN = r" ?[^\s\p{L}\p{N}]*\p{L}+|\p{N}{1,2}|[^\s\p{L}\p{N}]+(?:\n[ \t]*)*|(?:\n[ \t]*)+|[ \t]+|\s"
 """How text is cut before merging: a word with the space and the signs before it; at most two digits, for a small
 vocabulary has no room for three; signs with the line ends and the indentation after them, so that `):` and the start
-of the next line are one token in most code. With 1,024 tokens this gives 5 % more bytes a token on code than cutting words and signs apart."""
+of the next line are one token in most code. With 1,024 tokens this gives 5 % more bytes a token on code than cutting
+words and signs apart."""
 
 _BYTE_TOKENS = 256
 

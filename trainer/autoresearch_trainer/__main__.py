@@ -7,7 +7,6 @@ USAGE = """usage: python -m autoresearch_trainer COMMAND [ARGUMENTS]
 commands:
   warm     start the process that runs trials; speaks JSON lines on stdin and stdout
   prepare  download or build a data set, tokenise it and write its shards
-  judge    score an artifact
 """
 
 
@@ -22,10 +21,6 @@ def main(arguments: list[str]) -> int:
         from .data.cli import main as run_prepare
 
         return run_prepare(rest)
-    if command == "judge":
-        from .judge.cli import main as run_judge
-
-        return run_judge(rest)
     if command in ("-h", "--help", "help"):
         print(USAGE)
         return 0

@@ -62,8 +62,10 @@ class StandaloneGate:
         else:
             found = sorted((cache_root() / "data").glob("demo-*/manifest.json"), key=lambda path: path.stat().st_mtime)
             if not found:
-                raise DataError("no prepared data was found: run `python -m autoresearch_trainer prepare --demo`, "
-                    f"or set {DATA_VARIABLE}")
+                raise DataError(
+                    "no prepared data was found: run `python -m autoresearch_trainer prepare --demo`, "
+                    f"or set {DATA_VARIABLE}"
+                )
             data_dir = found[-1].parent
         budget = json.loads(os.environ.get(BUDGET_VARIABLE, '{"cpuSeconds": 10}'))
         return cls(data_dir, budget, int(os.environ.get(SEED_VARIABLE, "0")))

@@ -1,4 +1,4 @@
-"""Sending a run's branch and ledger to the repository it was cloned from."""
+"""Keeping a run's branch and ledger and those of the repository it was cloned from together. Nothing is forced."""
 
 from __future__ import annotations
 
@@ -9,6 +9,27 @@ from autoresearch_operator.gateways.remote import Remote
 
 SEEN = "refs/remote/seen/"
 """Where a server's refs are kept here while they are compared."""
+
+
+def follow(repository: Repository, url: str, branch_ref: str) -> Result:
+    """Takes over what a person committed to the server's branch, where that only adds to ours.
+
+    An edit accepted afterwards is put on top of it. Anything else is DIVERGED and moves nothing.
+    """
+    remote = Remote(repository, url)
+    looked = remote.look(branch_ref)
+    there = looked.refs.get(branch_ref)
+    if not looked.ok or there is None:
+        return looked
+    here = repository.resolve(branch_ref)
+    if repository.has(there) and repository.is_ancestor(there, here):
+        return looked
+    fetched = remote.fetch({branch_ref: SEEN + branch_ref.removeprefix("refs/")})
+    if not fetched.ok:
+        return fetched
+    if not repository.is_ancestor(here, there):
+        return Result(Outcome.DIVERGED, f"{branch_ref} at {url} is at {there[:12]}, which is not part of this run")
+    return repository.update([Change(branch_ref, here, there)])
 
 
 def publish(repository: Repository, url: str, branch_ref: str, ledger_ref: str) -> Result:

@@ -1,4 +1,4 @@
-"""Makes the candidates that a plan wants: asks a proposer, puts edits together, takes one out. Each becomes a commit."""
+"""Makes the candidates that a plan wants: asks a proposer, puts edits together or takes one out; each is a commit."""
 
 from __future__ import annotations
 

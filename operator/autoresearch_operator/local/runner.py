@@ -16,10 +16,10 @@ from typing import Any
 
 from autoresearch_operator.api.reasons import ExperimentPhase, Verdict
 from autoresearch_operator.api.run import ResearchRun
+from autoresearch_operator.gateways.errors import Result
 from autoresearch_operator.gateways.landing import commit_message
 from autoresearch_operator.local.candidates import CandidateMaker
 from autoresearch_operator.local.machine import Slot
-from autoresearch_operator.local.publish import Publisher
 from autoresearch_operator.local.sources import Sources
 from autoresearch_operator.local.store import Store
 from autoresearch_operator.local.trainer_process import TrainerError, TrainerProcess
@@ -90,7 +90,6 @@ class Runner:
     ) -> None:
         self._run = run
         self._store = store
-        self._publisher = Publisher(store, view.note)
         self._sources = sources
         self._maker = maker
         self._view = view
@@ -137,10 +136,10 @@ class Runner:
                 if current.finished and not self._running:
                     why = current.complete or current.failed
                     self._store.finish(f"{why}: {current.message}", self._experiments, self._trials)
-                    self._publisher.push()
+                    self._tell(self._store.publish())
                     return Outcome(current, stopped=False)
                 if self._stop is Stop.NOW or (self._stop and not self._running):
-                    self._publisher.push()
+                    self._tell(self._store.publish())
                     return Outcome(current, stopped=True)
                 self._wait()
         finally:
@@ -206,7 +205,7 @@ class Runner:
     def _decide(self, current: Plan) -> None:
         landing = any(decision.verdict is Verdict.ACCEPTED and decision.number > 0 for decision in current.decisions)
         if landing:
-            self._publisher.before_landing()
+            self._tell(self._store.follow())
         decided = [self._decided(decision) for decision in current.decisions]
         experiments = list(self._experiments)
         for record in decided:
@@ -218,7 +217,7 @@ class Runner:
             if record.number > 0 and record.landed_commit is not None:
                 self._view.landed(record, record.landed_commit)
         if landing:
-            self._publisher.push()
+            self._tell(self._store.publish())
 
     def _decided(self, decision: Decision) -> ExperimentRecord:
         record = self._experiments[decision.number]
@@ -251,6 +250,11 @@ class Runner:
             },
         )
         return replace(decided, landed_commit=self._sources.land(record, parent, message, when))
+
+    def _tell(self, result: Result) -> None:
+        """A server that does not take what it should is worth a note; the run's own repository is the record."""
+        if not result.ok:
+            self._view.note(result.message)
 
     def _last_end(self, record: ExperimentRecord) -> float:
         """When the last trial that decided it ended: a fact of the record, not of the pass that noticed."""

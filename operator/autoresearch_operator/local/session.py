@@ -183,7 +183,7 @@ def _refuse_other_run(old: ResearchRun, new: ResearchRun, store: Store, seed: in
 def proposers_of(spec: ResearchRunSpec) -> list[tuple[float, Proposer]]:
     """The proposers with their weights."""
     return [
-        (float(proposer.weight), Search(sampler=proposer.search.sampler))
+        (float(proposer.weight), Search(sampler=proposer.search.sampler.value))
         for proposer in spec.proposers
         if proposer.search is not None
     ]

@@ -21,7 +21,7 @@ from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.landing import reparent
 from autoresearch_operator.gateways.ledger import Ledger
 from autoresearch_operator.gateways.process import Access
-from autoresearch_operator.gateways.publish import publish
+from autoresearch_operator.gateways.publish import follow, publish
 from autoresearch_operator.local import rebuild, recovery
 from autoresearch_operator.local.creation import make_run
 from autoresearch_operator.local.durable import (
@@ -371,6 +371,12 @@ class Store:
         self.run = dataclasses.replace(self.run, finished=why)
         write_durable(self.workdir / "run.json", dumps(run_as_json(self.run)))
         self._save_ledger(experiments, trials)
+
+    def follow(self) -> Result:
+        """Takes over what a person added to the branch on the server; nothing to do for a template's."""
+        if self.run.source_url is None:
+            return Result(Outcome.PUSHED)
+        return follow(self.repository, self.run.source_url, self.run.branch_ref)
 
     def publish(self) -> Result:
         """Pushes branch and ledger to the repository that the run was cloned from; nothing to do for a template's.

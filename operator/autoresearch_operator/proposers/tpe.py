@@ -61,17 +61,17 @@ def _most_telling(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from autoresearch_operator.proposers.estimates import SharedChoice, SharedFloat, SharedInt
 
     if isinstance(domain, Choices):
         # By index, because a choice may be a tuple, and 1, 1.0 and True are one category to Optuna.
-        return CategoricalDistribution(tuple(range(len(domain.values))))
+        return SharedChoice(tuple(range(len(domain.values))))
     if domain.integer:
         if domain.log and domain.step == 1:
-            return IntDistribution(int(domain.low), int(domain.high), log=True)
+            return SharedInt(int(domain.low), int(domain.high), log=True)
         high = int(domain.low) + (int(domain.high) - int(domain.low)) // domain.step * domain.step
-        return IntDistribution(int(domain.low), high, step=domain.step)
-    return FloatDistribution(domain.low, domain.high, log=domain.log)
+        return SharedInt(int(domain.low), high, step=domain.step)
+    return SharedFloat(domain.low, domain.high, log=domain.log)
 
 
 def _encode(space: Space, key: str, entry: HistoryEntry) -> int | float:

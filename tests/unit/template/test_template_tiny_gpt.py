@@ -200,8 +200,8 @@ def test_a_loader_ends_in_a_for_loop_and_repeats_itself_for_next(load: Callable[
     assert not any(torch.equal(held_out, x) for x in seen)
 
 
-FOREIGN = """
-# loader read by next(), a loss inside the model, and an evaluation at the end that it believes to be the score.
+# In the style of scripts for one large GPU and another prepare.py: its own clock and schedule, an endless loader read by
+# next(), a loss inside the model, and an evaluation at the end that it takes for the score.
 FOREIGN = """
 import time
 import torch

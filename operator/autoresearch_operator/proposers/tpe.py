@@ -14,7 +14,7 @@ from autoresearch_operator.proposers.space import Space
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-MOST_ENTRIES = 300
+MOST_ENTRIES = 150
 """History given to the estimator: the best and the latest halves of this many; keeps a suggestion under 50 ms."""
 FEWEST_ENTRIES = 6
 """With fewer scores than this there is nothing to estimate."""

@@ -235,9 +235,8 @@ def _trainer(settings: Settings) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="autoresearch-doctor-") as folder:
         begun = time.monotonic()
         try:
-            process = TrainerProcess(
-                settings.trainer, Path(folder) / "trainer.log", ready_timeout=settings.ready_timeout
-            )
+            process = TrainerProcess(settings.trainer, Path(folder) / "trainer.log")
+            process.wait_ready(settings.ready_timeout)
         except TrainerError as error:
             advice = "Install the trainer's distribution (make setup), or name its Python in AUTORESEARCH_TRAINER."
             return [Finding("trainer", "fail", clean(str(error).split("; its log is")[0], 300), advice)]

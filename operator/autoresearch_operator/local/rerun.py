@@ -58,8 +58,9 @@ def measure_again(session: Session, number: int, seed: int | None, settings: Set
 
 
 def _measure(spec: dict[str, Any], folder: Path, settings: Settings) -> dict[str, Any]:
-    trainer = TrainerProcess(settings.trainer, folder / "trainer.log", ready_timeout=settings.ready_timeout)
+    trainer = TrainerProcess(settings.trainer, folder / "trainer.log")
     try:
+        trainer.wait_ready(settings.ready_timeout)
         trainer.run(spec)
         while True:
             event = trainer.events.get()

@@ -41,11 +41,15 @@ class Session:
     sources: Sources
     workdir: Path
     data: Path
+    trainer: TrainerProcess | None = None
+    """Started ahead, because importing torch takes longer than everything else before the first trial."""
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.trainer is not None:
+            self.trainer.kill()
         self.store.close()
 
     def facts(self, isolation: dict[str, Any] | None = None, hardware: dict[str, Any] | None = None) -> RunFacts:
@@ -80,6 +84,19 @@ def start_or_resume(
     _refuse_cluster_only(run.spec)
     slots(run.spec.tiers[0])
     folder = (workdir or Path("runs") / run.metadata.name).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer = TrainerProcess(settings.trainer, folder / "trainer.log")
+    try:
+        store = _open_or_create(run, text, folder, seed=seed, data=data, settings=settings)
+        return _session(run, store, folder, trainer)
+    except BaseException:
+        trainer.kill()
+        raise
+
+
+def _open_or_create(
+    run: ResearchRun, text: str, folder: Path, *, seed: int | None, data: Path | None, settings: Settings
+) -> Store:
     if (folder / "run.json").exists() or (folder / "repo.git").exists():
         store = Store.open(folder)
         try:
@@ -87,10 +104,9 @@ def start_or_resume(
         except BaseException:
             store.close()
             raise
-    else:
-        prepared = data.absolute() if data else datasets.prepare(settings, ["--demo"])
-        store = _create(run, text, folder, seed=seed or 0, data=prepared)
-    return _session(run, store, folder)
+        return store
+    prepared = data.absolute() if data else datasets.prepare(settings, ["--demo"])
+    return _create(run, text, folder, seed=seed or 0, data=prepared)
 
 
 def read(workdir: Path) -> Session:
@@ -100,10 +116,10 @@ def read(workdir: Path) -> Session:
     return _session(_request(store), store, folder)
 
 
-def _session(run: ResearchRun, store: Store, folder: Path) -> Session:
+def _session(run: ResearchRun, store: Store, folder: Path, trainer: TrainerProcess | None = None) -> Session:
     repeatable = run.spec.tiers[0].budget.kind == "steps"
     sources = Sources(store.repository, store.run.source_commit, store.run.inputs, repeatable=repeatable)
-    return Session(run, store, sources, folder, Path(store.run.details["dataDir"]))
+    return Session(run, store, sources, folder, Path(store.run.details["dataDir"]), trainer)
 
 
 def _request(store: Store) -> ResearchRun:
@@ -190,15 +206,15 @@ def proposers_of(spec: ResearchRunSpec) -> list[tuple[float, Proposer]]:
 
 
 def make_runner(session: Session, view: RunView, settings: Settings) -> Runner:
-    """The loop for an opened session."""
+    """The loop for an opened session. `session.trainer`, when there is one, is the first that it uses."""
     spec = session.run.spec
     places = slots(spec.tiers[0])
     maker = CandidateMaker(spec, session.sources, proposers_of(spec), session.store.run.seed)
 
     def start_trainer() -> TrainerProcess:
-        trainer = TrainerProcess(
-            settings.trainer, session.workdir / "trainer.log", ready_timeout=settings.ready_timeout
-        )
+        trainer = session.trainer or TrainerProcess(settings.trainer, session.workdir / "trainer.log")
+        session.trainer = None
+        trainer.wait_ready(settings.ready_timeout)
         session.store.save_state(isolation=trainer.isolation, hardware=trainer.hardware, slots=len(places))
         view.started(session.facts(trainer.isolation, trainer.hardware))
         return trainer

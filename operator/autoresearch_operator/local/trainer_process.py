@@ -24,12 +24,14 @@ class TrainerProcess:
     "message": …}` when its output ends without `close`.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, *, ready_timeout: float) -> None:
-        """Starts the process and waits until it is ready.
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        """Starts the process, which then needs some seconds to get ready: see `wait_ready`.
 
         Raises:
-            TrainerError: it could not be started, died, or was not ready after `ready_timeout` seconds.
+            TrainerError: it could not be started.
         """
+        self.isolation: dict[str, str] = {}
+        self.hardware: dict[str, Any] = {}
         self.events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._log = log
         self._closing = False
@@ -47,16 +49,23 @@ class TrainerProcess:
             raise TrainerError(f"cannot start the trainer ({command[0]}): {error.strerror}") from error
         self._reader = threading.Thread(target=self._read, name="trainer-events", daemon=True)
         self._reader.start()
+
+    def wait_ready(self, timeout: float) -> None:
+        """Waits until it can run trials; fills `isolation` and `hardware`.
+
+        Raises:
+            TrainerError: it died, or was not ready after `timeout` seconds.
+        """
         try:
-            first = self.events.get(timeout=ready_timeout)
+            first = self.events.get(timeout=timeout)
         except queue.Empty:
             self.kill()
-            raise TrainerError(f"the trainer was not ready after {ready_timeout:.0f} s; its log is {log}") from None
+            raise TrainerError(f"the trainer was not ready after {timeout:.0f} s; its log is {self._log}") from None
         if first.get("event") != "ready":
             self.kill()
-            raise TrainerError(f"the trainer did not start: {first.get('message') or first}; its log is {log}")
-        self.isolation: dict[str, str] = dict(first.get("isolation") or {})
-        self.hardware: dict[str, Any] = dict(first.get("hardware") or {})
+            raise TrainerError(f"the trainer did not start: {first.get('message') or first}; its log is {self._log}")
+        self.isolation = dict(first.get("isolation") or {})
+        self.hardware = dict(first.get("hardware") or {})
 
     def run(self, trial: Mapping[str, Any]) -> None:
         """Starts a trial; its end is announced as a `result` event."""

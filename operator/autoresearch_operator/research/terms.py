@@ -8,7 +8,7 @@ from autoresearch_operator.api.run import ResearchRunSpec
 from autoresearch_operator.research.accept import Rules
 from autoresearch_operator.research.records import Observed
 
-AUDIT_PAIRS = 128
+AUDIT_PAIRS = 64
 """(row, cut) pairs of the causality audit of an ordinary run: enough to find a cheat that looks ahead often."""
 
 AUDITED_PAIRS_TO_LAND = 2048

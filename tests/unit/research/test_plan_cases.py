@@ -114,7 +114,7 @@ def test_confirmation_starts_candidate_and_incumbent_in_turn_on_the_same_seeds()
         (Purpose.REFERENCE, 0),
     ]
     assert made.starts[0].key.seed == made.starts[1].key.seed != made.starts[2].key.seed
-    assert [start.audit_pairs for start in made.starts] == [1024, 128, 1024, 128]
+    assert [start.audit_pairs for start in made.starts] == [1024, 64, 1024, 64]
     assert made.standing.phases[1] is ExperimentPhase.CONFIRMING
 
 

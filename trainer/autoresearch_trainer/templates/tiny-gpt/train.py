@@ -149,7 +149,7 @@ class Block(nn.Module):
 class CrossEntropy(torch.autograd.Function):
     """Mean of -log softmax(logits)[target], logits (N, V) float32, target (N,) int64.
 
-    torch's own goes over the logits five times; on a CPU with a small model that was 40 % of a step.
+    Fewer passes over the logits than torch's own: with one small block on a CPU a step took 15-19 % less time.
     """
 
     @staticmethod

@@ -81,6 +81,9 @@ def _knob_probes(space: Space, key: str, order: float) -> Iterator[Probe]:
             wait = _wait(step, present, evidence, ordered=True)
             if wait is None:
                 continue
+            if role.rank == 0:
+                # The best learning rate moves with everything else: what failed on an older base says little.
+                wait = 0
             if evidence.direction == direction and size == 1 and wait == 0:
                 # The step that helped is repeated at once, the larger gain first.
                 yield Probe(key, step, -1, -evidence.gain)

@@ -31,13 +31,13 @@ _DEPTH = Role(
     "depth",
     1,
     -1,
-    2.0,
+    4.0,
     "A deeper model can learn more if the budget has room for it.",
     "A shallower model makes more steps in the same budget.",
 )
 _OPTIMIZER = Role(
     "optimizer",
-    2,
+    4,
     +1,
     2.0,
     "Another update rule may learn faster per step.",
@@ -45,7 +45,7 @@ _OPTIMIZER = Role(
 )
 _BATCH = Role(
     "batch",
-    3,
+    2,
     -1,
     2.0,
     "A larger batch gives less noisy steps and better use of the hardware.",
@@ -53,9 +53,9 @@ _BATCH = Role(
 )
 _WIDTH = Role(
     "width",
-    4,
+    3,
     -1,
-    1.5,
+    2.0,
     "A wider model learns more from each token.",
     "A narrower model sees more tokens in the same budget.",
 )

@@ -159,9 +159,9 @@ def test_the_first_wave_tries_the_strongest_knobs_each_once() -> None:
     campaign.run(4)
     assert [proposal.title for proposal in campaign.made] == [
         "LEARNING_RATE 1e-3 -> 4e-3",
-        "DEPTH 4 -> 2",
-        'OPTIMIZER "AdamW" -> "Muon"',
+        "DEPTH 4 -> 1",
         "BATCH 8 -> 4",
+        "WIDTH 128 -> 64",
     ]
 
 
@@ -192,7 +192,7 @@ def test_a_step_that_helped_is_repeated_and_one_that_failed_is_not() -> None:
     failed = [start, entry(1, 0, "4e-3", -0.2, Verdict.REJECTED)]
     answer = first(SCRIPT, history=failed)
     assert isinstance(answer, Proposal)
-    assert answer.title == "DEPTH 4 -> 2"
+    assert answer.title == "DEPTH 4 -> 1"
 
 
 def test_knobs_of_a_choice_not_taken_wait() -> None:
@@ -217,7 +217,7 @@ def test_a_grid_and_a_small_space_end() -> None:
 def test_what_is_infeasible_is_not_proposed() -> None:
     answer = first(SCRIPT, feasible=lambda files: "DEPTH = 4" not in files["train.py"])
     assert isinstance(answer, Proposal)
-    assert answer.title == "DEPTH 4 -> 2"
+    assert answer.title == "DEPTH 4 -> 1"
 
 
 def test_an_unknown_sampler_is_refused() -> None:

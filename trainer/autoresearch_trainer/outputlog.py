@@ -12,7 +12,7 @@ _SCORE = re.compile(r"^\s*val_bpb:\s*([0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)\s
 
 
 class OutputLog:
-    """Takes output from a pipe. The head goes to the file at once, so it can be followed; the tail when the log closes."""
+    """Takes output from a pipe: the head goes to the file at once, so it can be followed, the tail at the end."""
 
     def __init__(self, path: Path, limit_bytes: int) -> None:
         self._file = path.open("wb", buffering=0)

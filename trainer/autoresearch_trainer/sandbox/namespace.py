@@ -18,7 +18,7 @@ _SWEEP_SECONDS = 5.0
 
 
 def enter() -> str:
-    """Puts the *children* of this process into new pid, mount and IPC namespaces; says which kind of tree they will be."""
+    """Puts the *children* of this process into new pid, mount and IPC namespaces; says which kind of tree it is."""
     flags = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC
     uid, gid = os.geteuid(), os.getegid()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shlex
 import signal
@@ -93,6 +94,7 @@ def run(
     from autoresearch_operator.local import session as sessions
     from autoresearch_operator.local.reporting import write_reports
     from autoresearch_operator.local.view import open_view
+    from autoresearch_operator.observe.tables import headline
 
     settings = Settings()
     with _sentences():
@@ -115,6 +117,9 @@ def run(
             outcome = runner.run()
             paths = write_reports(session)
             view.finished(outcome.plan, paths, stopped=outcome.stopped)
+            closing = [*headline(sessions.summary_of(session)), *_next_commands(session.workdir, session.run.branch)]
+        if not as_json:
+            typer.echo("\n".join(closing))
         if outcome.stopped:
             raise typer.Exit(130)
         if outcome.plan.failed is not None:
@@ -264,6 +269,14 @@ def version(as_json: Json = False) -> None:
     else:
         for name, value in found.items():
             typer.echo(f"{name} {value}")
+
+
+def _next_commands(workdir: Path, branch: str) -> list[str]:
+    folder = shlex.quote(os.path.relpath(workdir))
+    return [
+        f"every candidate:    autoresearch results --workdir {folder}",
+        f"the accepted edits: git -C {folder}/repo.git log -p {branch}",
+    ]
 
 
 def _workdir_or_exit(given: Path | None) -> Path:

@@ -1,6 +1,6 @@
 """The ledger: one ref that holds a run's record and keeps every candidate alive.
 
-The ref `refs/autoresearch/<namespace>-<name>` points to a chain of commits. The tree of each holds the records; the
+The ref `refs/autoresearch/<namespace>-<name>/ledger` points to a chain of commits. The tree of each holds the records; the
 first parent of each is the one before, the other parents are candidates (and landings) new since then. So whoever
 has the ref has every candidate, and a candidate is in it before it runs.
 

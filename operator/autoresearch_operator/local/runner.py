@@ -274,6 +274,7 @@ class Runner:
             self._store.save_candidates(created, self._experiments, self._trials)
 
     def _launch(self, start: TrialStart) -> None:
+        trainer = self._ensure_trainer()
         record = self._experiments[start.key.experiment]
         slot = self._free.pop(0)
         folder = self._store.trial_folder(start)
@@ -299,7 +300,7 @@ class Runner:
         )
         self._store.save_trial_start(trial, message)
         self._running[wire_name(start.key, start.tier)] = Running(start, slot, trial)
-        self._ensure_trainer().run(message)
+        trainer.run(message)
         self._view.trial_started(slot, start, record)
 
     # Events --------------------------------------------------------------------------------------------------------

@@ -326,7 +326,7 @@ def end_words(plan: Plan, stopped: bool) -> str:
     if stopped:
         return f"stopped, {counts}; the same command goes on from here"
     why = plan.failed.value if plan.failed else plan.complete.value if plan.complete else "ended"
-    return f"{why}: {counts}" + (f". {clean(plan.message, 300)}" if plan.message else "")
+    return f"{why}: {clean(plan.message, 300) or counts}"
 
 
 def _message(message: str) -> str:

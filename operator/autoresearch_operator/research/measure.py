@@ -6,7 +6,7 @@ the machine is repeated at most `MAX_LOST` times in all, one that was measured o
 `MAX_STARVED` times, after which the last such score counts and is said to be one.
 
 Whether a scored run was starved is derived here from its reference time, never stored: the trusted matrix product
-beside the trial took longer than the tier's usual by more than 3 % (GPU tiers, which nobody shares) or 25 % (CPU
+beside the trial took longer than the tier's usual by more than 3 % (GPU tiers, which nobody shares) or 50 % (CPU
 tiers: people use their cores too, and a budget in CPU-seconds absorbs most of it). The usual is the median over the
 first scored attempts of the baseline's runs, so it is fixed before the first verdict and does not depend on the
 order in which later trials end. Under a budget in steps the machine's speed cannot change a result, so none is starved.

@@ -1,8 +1,8 @@
 """The ledger: one ref that holds a run's record and keeps every candidate alive.
 
-The ref `refs/autoresearch/<namespace>-<name>/ledger` points to a chain of commits. The tree of each holds the records; the
-first parent of each is the one before, the other parents are candidates (and landings) new since then. So whoever
-has the ref has every candidate, and a candidate is in it before it runs.
+The ref `refs/autoresearch/<namespace>-<name>/ledger` points to a chain of commits. The tree of each holds the
+records; the first parent of each is the one before, the other parents are candidates (and landings) new since then.
+So whoever has the ref has every candidate, and a candidate is in it before it runs.
 
     run.json                  what the run is
     experiments/00017.tsv     rows of experiments 1700-1799, upstream's columns first

@@ -41,7 +41,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         shutil.copytree(ROOT / "trainer/autoresearch_trainer/templates/tiny-gpt", source)
-        warm = warmdriver.WarmProcess(Path(folder) / "work", demo())
+        work = Path(folder) / "work"
+        work.mkdir()
+        warm = warmdriver.WarmProcess(work, demo())
         runs: dict[str, list[dict[str, Any]]] = {"Verified": [], "SelfReported": []}
         for number in range(arguments.rounds):
             for evaluation, results in runs.items():

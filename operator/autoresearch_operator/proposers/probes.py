@@ -17,8 +17,8 @@ from autoresearch_operator.proposers.interface import HistoryEntry
 from autoresearch_operator.proposers.literals import KnobValue, NotALiteral, literal_value, number, same_value
 from autoresearch_operator.proposers.space import Space, is_ordered
 
-_STALE = 3
-"""Rounds by which a try waits that failed before, on an older base."""
+_STALE = 1
+"""Rounds by which a try waits that failed before, on an older base: what is new comes first."""
 _INACTIVE = 4
 _LINEAR_STEP = 0.4
 """A full step on a linear range, as a share of the range."""
@@ -81,7 +81,7 @@ def _knob_probes(space: Space, key: str, order: float) -> Iterator[Probe]:
             wait = _wait(step, present, evidence, ordered=True)
             if wait is None:
                 continue
-            if role.rank == 0:
+            if role.axis == "learning rate":
                 # The best learning rate moves with everything else: what failed on an older base says little.
                 wait = 0
             if evidence.direction == direction and size == 1 and wait == 0:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A kind of knob. `rank` orders first tries: what moves a short training run most comes first."""
+    """A kind of knob. `rank` orders first tries: what moves a short training run most comes first, and depth before
+    all, because a shallower model makes every later trial cheaper to judge."""
 
     axis: str
     rank: int
@@ -21,7 +22,7 @@ class Role:
 
 _LEARNING_RATE = Role(
     "learning rate",
-    0,
+    1,
     +1,
     4.0,
     "Larger steps get further in a short budget.",
@@ -29,7 +30,7 @@ _LEARNING_RATE = Role(
 )
 _DEPTH = Role(
     "depth",
-    1,
+    0,
     -1,
     4.0,
     "A deeper model can learn more if the budget has room for it.",
@@ -37,7 +38,7 @@ _DEPTH = Role(
 )
 _OPTIMIZER = Role(
     "optimizer",
-    4,
+    6,
     +1,
     2.0,
     "Another update rule may learn faster per step.",
@@ -45,7 +46,7 @@ _OPTIMIZER = Role(
 )
 _BATCH = Role(
     "batch",
-    2,
+    3,
     -1,
     2.0,
     "A larger batch gives less noisy steps and better use of the hardware.",
@@ -53,7 +54,7 @@ _BATCH = Role(
 )
 _WIDTH = Role(
     "width",
-    3,
+    4,
     -1,
     2.0,
     "A wider model learns more from each token.",
@@ -61,15 +62,23 @@ _WIDTH = Role(
 )
 _SEQUENCE = Role(
     "sequence",
-    5,
+    2,
     -1,
     2.0,
     "Longer rows give more context.",
     "Shorter rows cost less and make a batch more varied.",
 )
+_SHORT_RANGE = Role(
+    "short-range context",
+    5,
+    +1,
+    2.0,
+    "Embeddings of the tokens before give a shallow model their context for almost no time.",
+    "Attention may find the tokens before by itself.",
+)
 _SCHEDULE_TAIL = Role(
     "schedule",
-    6,
+    7,
     +1,
     2.0,
     "A longer descent of the rate settles the weights.",
@@ -77,7 +86,7 @@ _SCHEDULE_TAIL = Role(
 )
 _SCHEDULE_HEAD = Role(
     "schedule",
-    7,
+    8,
     -1,
     2.0,
     "A longer warm-up is safer with large steps.",
@@ -85,7 +94,7 @@ _SCHEDULE_HEAD = Role(
 )
 _PART_RATE = Role(
     "learning rate of a part",
-    8,
+    9,
     +1,
     3.0,
     "This part of the model may want larger steps.",
@@ -93,7 +102,7 @@ _PART_RATE = Role(
 )
 _SCALE = Role(
     "initialisation",
-    10,
+    11,
     +1,
     2.0,
     "A larger start gives larger first gradients.",
@@ -101,7 +110,7 @@ _SCALE = Role(
 )
 _DECAY = Role(
     "regularisation",
-    11,
+    12,
     -1,
     2.0,
     "Stronger regularisation may keep the weights in a good range.",
@@ -109,7 +118,7 @@ _DECAY = Role(
 )
 _HEADS = Role(
     "attention",
-    9,
+    10,
     -1,
     2.0,
     "More heads can look at more places at once.",
@@ -117,7 +126,7 @@ _HEADS = Role(
 )
 _ARCHITECTURE = Role(
     "architecture",
-    9,
+    10,
     +1,
     2.0,
     "Another form of this part may learn faster in the same budget.",
@@ -125,7 +134,7 @@ _ARCHITECTURE = Role(
 )
 _OTHER = Role(
     "setting",
-    12,
+    13,
     +1,
     2.0,
     "A higher value has not been tried from here.",
@@ -142,6 +151,7 @@ _BY_WORD: tuple[tuple[Role, frozenset[str]], ...] = tuple(
         (_SCHEDULE_TAIL, "COOLDOWN WARMDOWN DECAYDOWN ANNEAL"),
         (_SCHEDULE_HEAD, "WARMUP WARM FINAL MIN END"),
         (_DECAY, "WEIGHT WD DROPOUT DROP CLIP REGULARIZATION"),
+        (_SHORT_RANGE, "EARLIER PREVIOUS NGRAM BIGRAM TRIGRAM"),
         (_BATCH, "BATCH"),
         (_SEQUENCE, "SEQUENCE SEQ SEQLEN CONTEXT BLOCK CTX"),
         (_DEPTH, "DEPTH LAYER LAYERS NLAYER NLAYERS BLOCKS"),

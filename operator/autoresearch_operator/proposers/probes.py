@@ -21,7 +21,8 @@ _STALE = 1
 """Rounds by which a try waits that failed before, on an older base: what is new comes first."""
 _INACTIVE = 4
 _LINEAR_STEP = 0.4
-"""A full step on a linear range, as a share of the range."""
+_COUNT_STEP = 0.25
+"""A full step on a linear range, as a share of the range: of real numbers, and of whole ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,9 @@ def _step(domain: Domain, present: float, direction: int, size: float, factor: f
         if domain.log or (domain.integer and present > 0 and domain.low > 0):
             target = present * factor ** (direction * size)
         else:
-            target = present + direction * size * _LINEAR_STEP * (domain.high - domain.low)
+            # Counts are searched more finely than shares: from 0 of 4, one is the interesting step.
+            part = _COUNT_STEP if domain.integer else _LINEAR_STEP
+            target = present + direction * size * part * (domain.high - domain.low)
         value = domain.clip(target)
         if (value - present) * direction <= 0 and domain.integer:
             value = domain.clip(present + direction * domain.step)

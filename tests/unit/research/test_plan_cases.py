@@ -304,8 +304,8 @@ def baseline_trials(reference: float) -> list[TrialRecord]:
 @pytest.mark.parametrize(
     ("tier", "reference", "starved"),
     [
-        ({"budget": {"cpuSeconds": 10.0}}, 1.2, False),
-        ({"budget": {"cpuSeconds": 10.0}}, 1.3, True),
+        ({"budget": {"cpuSeconds": 10.0}}, 1.45, False),
+        ({"budget": {"cpuSeconds": 10.0}}, 1.55, True),
         ({"budget": {"seconds": 10.0}, "gpus": 1}, 1.02, False),
         ({"budget": {"seconds": 10.0}, "gpus": 1}, 1.05, True),
         ({"budget": {"steps": 10}}, 9.0, False),

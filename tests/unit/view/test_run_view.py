@@ -80,7 +80,7 @@ def test_plain_lines_tell_starts_scores_verdicts_landings_and_the_end() -> None:
     assert "#3 Accepted: Improved" in text
     assert "#3 is on the branch as 0000003bbb" in text
     assert "#0 Measured" in text
-    assert "ExperimentLimit: 12 candidates decided" in text
+    assert "ExperimentLimit: All done." in text
     assert "runs/first/report.html" in text
     assert len(lines) < 5 * 5, "one line an event, and none for progress"
 

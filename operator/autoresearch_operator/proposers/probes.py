@@ -89,7 +89,7 @@ def _knob_probes(space: Space, key: str, order: float) -> Iterator[Probe]:
                 # The step that helped is repeated at once, the larger gain first.
                 yield Probe(key, step, -1, -evidence.gain)
             else:
-                yield Probe(key, step, late + (2 if size < 1 else turn) + wait, rank)
+                yield Probe(key, step, late + (3 if size < 1 else 2 * turn) + wait, rank)
 
 
 def _step(domain: Domain, present: float, direction: int, size: float, factor: float) -> KnobValue | None:

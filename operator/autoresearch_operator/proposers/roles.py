@@ -38,7 +38,7 @@ _DEPTH = Role(
 )
 _OPTIMIZER = Role(
     "optimizer",
-    6,
+    7,
     +1,
     2.0,
     "Another update rule may learn faster per step.",
@@ -46,7 +46,7 @@ _OPTIMIZER = Role(
 )
 _BATCH = Role(
     "batch",
-    3,
+    10,
     -1,
     2.0,
     "A larger batch gives less noisy steps and better use of the hardware.",
@@ -54,7 +54,7 @@ _BATCH = Role(
 )
 _WIDTH = Role(
     "width",
-    4,
+    6,
     -1,
     2.0,
     "A wider model learns more from each token.",
@@ -70,7 +70,7 @@ _SEQUENCE = Role(
 )
 _SHORT_RANGE = Role(
     "short-range context",
-    5,
+    3,
     +1,
     2.0,
     "Embeddings of the tokens before give a shallow model their context for almost no time.",
@@ -78,7 +78,7 @@ _SHORT_RANGE = Role(
 )
 _SCHEDULE_TAIL = Role(
     "schedule",
-    7,
+    8,
     +1,
     2.0,
     "A longer descent of the rate settles the weights.",
@@ -86,7 +86,7 @@ _SCHEDULE_TAIL = Role(
 )
 _SCHEDULE_HEAD = Role(
     "schedule",
-    8,
+    9,
     -1,
     2.0,
     "A longer warm-up is safer with large steps.",
@@ -94,7 +94,7 @@ _SCHEDULE_HEAD = Role(
 )
 _PART_RATE = Role(
     "learning rate of a part",
-    9,
+    11,
     +1,
     3.0,
     "This part of the model may want larger steps.",
@@ -102,7 +102,7 @@ _PART_RATE = Role(
 )
 _SCALE = Role(
     "initialisation",
-    11,
+    13,
     +1,
     2.0,
     "A larger start gives larger first gradients.",
@@ -110,7 +110,7 @@ _SCALE = Role(
 )
 _DECAY = Role(
     "regularisation",
-    12,
+    14,
     -1,
     2.0,
     "Stronger regularisation may keep the weights in a good range.",
@@ -118,7 +118,7 @@ _DECAY = Role(
 )
 _HEADS = Role(
     "attention",
-    10,
+    12,
     -1,
     2.0,
     "More heads can look at more places at once.",
@@ -126,7 +126,7 @@ _HEADS = Role(
 )
 _ARCHITECTURE = Role(
     "architecture",
-    10,
+    12,
     +1,
     2.0,
     "Another form of this part may learn faster in the same budget.",
@@ -134,7 +134,7 @@ _ARCHITECTURE = Role(
 )
 _OTHER = Role(
     "setting",
-    13,
+    15,
     +1,
     2.0,
     "A higher value has not been tried from here.",

@@ -161,8 +161,8 @@ def test_the_first_wave_tries_the_strongest_knobs_each_once() -> None:
     assert [proposal.title for proposal in campaign.made] == [
         "DEPTH 4 -> 1",
         "LEARNING_RATE 1e-3 -> 4e-3",
-        "BATCH 8 -> 4",
         "WIDTH 128 -> 64",
+        'OPTIMIZER "AdamW" -> "Muon"',
     ]
 
 

@@ -13,7 +13,7 @@ SOURCES := operator/pyproject.toml trainer/pyproject.toml
 help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(RUN_STAMP) ## Run a whole verified search on this machine's CPU (about 6 minutes, no key, no GPU)
+quickstart: $(RUN_STAMP) ## Run a whole verified search on this machine's CPU (about 8 minutes, no key, no GPU)
 	@$(BIN)/autoresearch run examples/quickstart.yaml --workdir runs/quickstart
 
 ##@ Checks

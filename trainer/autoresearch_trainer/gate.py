@@ -92,6 +92,11 @@ class Gate:
             return wall() - account.started_wall
         return (self._clock.scan() if exact else self._clock.quick()) - account.started_cpu
 
+    @property
+    def ended(self) -> bool:
+        """Whether a batch was refused because the budget is spent: there is no training after that."""
+        return self._ended
+
     def progress(self) -> float:
         """Share of the budget that is used, 0..1."""
         return min(1.0, self.spent() / self._spec.budget.amount)

@@ -216,15 +216,18 @@ class Supervisor:
                     f"The clock had not started {allowed:g} s after the script began; the third batch starts it.",
                 )
             return
-        budget = spec.budget
-        if budget.kind != "steps" and gate.spent() > budget.amount + 1.0:
+        budget, backstop = spec.budget, spec.budget.wall_backstop_seconds
+        # A script that scores itself does so after its last batch; it gets the start-up allowance once more for that.
+        scoring = self._result.self_reported and gate.ended
+        if scoring:
+            backstop += spec.startup_seconds
+        if budget.kind != "steps" and gate.spent() > budget.amount + 1.0 and not scoring:
             self._forced = self._overrun(gate.spent())
-        elif now - account.started_wall > budget.wall_backstop_seconds:
+        elif now - account.started_wall > backstop:
             self._forced = classify.Failure(
                 "Timeout",
                 "Backstop",
-                f"The budget of {budget.amount:g} {budget.kind} was not used up after "
-                f"{budget.wall_backstop_seconds:g} s of wall time.",
+                f"The budget of {budget.amount:g} {budget.kind} was not used up after {backstop:g} s of wall time.",
             )
 
     def _overrun(self, spent: float) -> classify.Failure:

@@ -75,6 +75,20 @@ print("val_bpb: 1.75"); print("val_bpb: 1.5")
     assert "READ" not in result["output"]
 
 
+def test_a_script_that_scores_itself_may_take_its_time_after_the_last_batch(warm: WarmProcess) -> None:
+    script = (
+        MODEL
+        + """
+for batch in gate.batches(4, 32): step(batch)
+end = time.process_time() + 2.0
+while time.process_time() < end: pass
+print("val_bpb: 1.5")
+"""
+    )
+    result = warm.run(script, evaluation="SelfReported", budget={"cpuSeconds": 0.3})
+    assert (result["outcome"], result["valBPB"]) == ("Scored", 1.5), result
+
+
 def test_other_files_of_the_candidate_can_be_imported(warm: WarmProcess) -> None:
     result = warm.run("import helper\nraise ValueError(helper.NAME)\n", files={"helper.py": "NAME = 'imported'\n"})
     assert result["message"] == "ValueError: imported"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoresearch_operator.engine.results import UnreadableResult, finished_record
 from autoresearch_operator.gateways.codec import RecordError, experiment_from_json, trial_from_json
 from autoresearch_operator.gateways.ledger import Contents
 from autoresearch_operator.local.durable import DamagedFile, quarantine, read_json
 from autoresearch_operator.local.index import Index
-from autoresearch_operator.local.results import UnreadableResult, finished_record
 from autoresearch_operator.local.workfiles import experiment_path, trial_path
 from autoresearch_operator.research.records import ExperimentRecord, TrialKey, TrialRecord
 

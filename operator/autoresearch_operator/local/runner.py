@@ -9,18 +9,18 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from autoresearch_operator.api.reasons import ExperimentPhase, Verdict
+from autoresearch_operator.api.reasons import Verdict
 from autoresearch_operator.api.run import ResearchRun
+from autoresearch_operator.engine.candidates import CandidateMaker
+from autoresearch_operator.engine.decisions import decided as decided_record
+from autoresearch_operator.engine.sources import Sources
 from autoresearch_operator.gateways.errors import Result
-from autoresearch_operator.gateways.landing import commit_message
-from autoresearch_operator.local.candidates import CandidateMaker
 from autoresearch_operator.local.machine import Slot
-from autoresearch_operator.local.sources import Sources
 from autoresearch_operator.local.store import Store
 from autoresearch_operator.local.trainer_process import TrainerError, TrainerProcess
 from autoresearch_operator.local.trials import Limits, lost_result, trial_spec, wire_name
@@ -28,7 +28,6 @@ from autoresearch_operator.local.view import RunView
 from autoresearch_operator.research.plan import plan
 from autoresearch_operator.research.records import (
     CandidateWanted,
-    Decision,
     ExperimentRecord,
     Observed,
     Plan,
@@ -206,7 +205,11 @@ class Runner:
         landing = any(decision.verdict is Verdict.ACCEPTED and decision.number > 0 for decision in current.decisions)
         if landing:
             self._tell(self._store.follow())
-        decided = [self._decided(decision) for decision in current.decisions]
+        name = f"{self._store.run.namespace}/{self._store.run.name}"
+        decided = [
+            decided_record(decision, self._experiments, self._trials, self._sources, name)
+            for decision in current.decisions
+        ]
         experiments = list(self._experiments)
         for record in decided:
             experiments[record.number] = record
@@ -219,47 +222,10 @@ class Runner:
         if landing:
             self._tell(self._store.publish())
 
-    def _decided(self, decision: Decision) -> ExperimentRecord:
-        record = self._experiments[decision.number]
-        when = self._sources.time_of(record.number, self._last_end(record))
-        decided = replace(
-            record,
-            phase=ExperimentPhase.DONE,
-            verdict=decision.verdict,
-            reason=decision.reason,
-            message=decision.message,
-            val_bpb=decision.val_bpb,
-            delta=decision.delta,
-            delta_error=decision.delta_error,
-            decided_at=when,
-        )
-        if decision.verdict is not Verdict.ACCEPTED or record.number == 0:
-            return decided
-        parent = self._experiments[record.base]  # nothing is accepted on another base than the incumbent
-        message = commit_message(
-            record.title,
-            f"{record.hypothesis}\n\n{decision.message}",
-            {
-                "Run": f"{self._store.run.namespace}/{self._store.run.name}",
-                "Experiment": record.number,
-                "Candidate": record.commit,
-                "Proposer": record.proposer,
-                "Val-BPB": decision.val_bpb,
-                "Delta": decision.delta,
-                "Delta-Error": decision.delta_error,
-            },
-        )
-        return replace(decided, landed_commit=self._sources.land(record, parent, message, when))
-
     def _tell(self, result: Result) -> None:
         """A server that does not take what it should is worth a note; the run's own repository is the record."""
         if not result.ok:
             self._view.note(result.message)
-
-    def _last_end(self, record: ExperimentRecord) -> float:
-        """When the last trial that decided it ended: a fact of the record, not of the pass that noticed."""
-        ends = (trial.finished_at for trial in self._trials if trial.subject == record.number)
-        return max((end for end in ends if end is not None), default=record.created_at)
 
     def _create(self, wanted: tuple[CandidateWanted, ...]) -> None:
         created: list[ExperimentRecord] = []

@@ -10,11 +10,11 @@ from typing import Any
 
 from autoresearch_operator.api.load import load_run
 from autoresearch_operator.api.run import ResearchRun, ResearchRunSpec
+from autoresearch_operator.engine.candidates import CandidateMaker
+from autoresearch_operator.engine.sources import Sources, declared_inputs
 from autoresearch_operator.local import data as datasets
-from autoresearch_operator.local.candidates import CandidateMaker
 from autoresearch_operator.local.machine import Slot, memory_limit, slots
 from autoresearch_operator.local.runner import Runner
-from autoresearch_operator.local.sources import Sources, declared_inputs
 from autoresearch_operator.local.store import Store
 from autoresearch_operator.local.trainer_process import TrainerProcess
 from autoresearch_operator.local.trials import GIB, Limits

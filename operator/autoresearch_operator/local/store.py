@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_operator.api.reasons import Verdict
+from autoresearch_operator.engine.results import UnreadableResult, finished_record
 from autoresearch_operator.gateways.codec import as_json, dumps
 from autoresearch_operator.gateways.errors import GitError, Outcome, Result
 from autoresearch_operator.gateways.git import Change, Repository
@@ -34,7 +35,6 @@ from autoresearch_operator.local.durable import (
 )
 from autoresearch_operator.local.index import Index
 from autoresearch_operator.local.recovery import Loaded
-from autoresearch_operator.local.results import UnreadableResult, finished_record
 from autoresearch_operator.local.workfiles import (
     BranchMoved,
     NotARun,

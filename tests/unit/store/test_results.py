@@ -2,7 +2,7 @@
 
 import pytest
 from autoresearch_operator.api.reasons import VerdictReason
-from autoresearch_operator.local.results import UnreadableResult, finished_record
+from autoresearch_operator.engine.results import UnreadableResult, finished_record
 from autoresearch_operator.research.records import Purpose, TrialKey, TrialPhase, TrialRecord
 
 RUNNING = TrialRecord(TrialKey(3, 192, 1), "cpu", Purpose.SCREEN, 3, TrialPhase.RUNNING, started_at=5.0, slot=1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from autoresearch_operator.api.reasons import ExperimentKind, VerdictReason
 from autoresearch_operator.api.run import ResearchRunSpec
-from autoresearch_operator.local.sources import Sources
+from autoresearch_operator.engine.sources import Sources
 from autoresearch_operator.proposers.checks import check
 from autoresearch_operator.proposers.edits import Conflict, changes, fingerprint, merge
 from autoresearch_operator.proposers.interface import Exhausted, History, Proposal, ProposalRequest, Proposer

@@ -8,12 +8,22 @@ from pydantic import Field, Strict, model_validator
 
 from autoresearch_operator.api.base import API_VERSION, Commit, Model, Refusals, Score
 from autoresearch_operator.api.meta import Condition, ObjectMeta
-from autoresearch_operator.api.reasons import ExperimentKind, ExperimentPhase, TrialStatusPhase, Verdict, VerdictReason
+from autoresearch_operator.api.reasons import (
+    ExperimentKind,
+    ExperimentPhase,
+    TrialPurpose,
+    TrialStatusPhase,
+    Verdict,
+    VerdictReason,
+)
 
 MAX_TRIALS = 32
 """Trials that one Experiment's status holds."""
 
-Count = Annotated[int, Strict(), Field(ge=0)]
+Tally = Annotated[int, Strict(), Field(ge=0)]
+Figure = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+Stamp = Annotated[str, Field(max_length=64)]
+"""A time in RFC 3339."""
 
 
 class ExperimentSpec(Model):
@@ -42,20 +52,41 @@ class TrialStatus(Model):
     """The trial's name in its experiment, such as h100-s1-a1."""
     tier: Annotated[str, Field(min_length=1, max_length=20)]
     """The tier that it ran in."""
-    seed: Count
+    seed: Tally
     """The number of its seed."""
     attempt: Annotated[int, Strict(), Field(ge=1, le=100)]
     """1 for the first try; more after infrastructure faults."""
+    experiment: Annotated[int | None, Strict(), Field(ge=0, le=1_000_000)] = None
+    """The number of the experiment that it measured, when that is another than the object's own: the incumbent's runs
+    beside a candidate's. Unset: this one."""
+    purpose: TrialPurpose | None = None
+    """What it was run for. Unset: not told."""
     phase: TrialStatusPhase
     """How far it has come; any phase but Running is final."""
     reason: VerdictReason | None = None
     """Why it is Invalid. Unset: it is not."""
+    message: Annotated[str, Field(max_length=512)] = ""
+    """What happened, in a sentence. Empty: nothing to tell."""
     val_bpb: Score | None = Field(default=None)
     """Bits per byte. Unset: it has no score."""
-    peak_vram_bytes: Count | None = None
+    audit_pairs: Tally | None = None
+    """Pairs of the causality audit that it passed. Unset: not audited."""
+    train_tokens: Tally | None = None
+    """Tokens that it trained on. Unset: it did not train."""
+    peak_vram_bytes: Tally | None = None
     """Most device memory in use at once. Unset: not measured, or a CPU tier."""
-    tokens_per_second: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
+    peak_memory_bytes: Tally | None = None
+    """Most host memory in use at once. Unset: not measured."""
+    tokens_per_second: Figure | None = None
     """Training tokens a second. Unset: it did not train."""
+    reference_seconds: Figure | None = None
+    """Time of a reference calculation beside it; long means that the machine was slow. Unset: not measured."""
+    cpu_seconds: Figure | None = None
+    """CPU time of its training, as the kernel counted it. Unset: not measured."""
+    started_at: Stamp | None = None
+    """When its Job was created, RFC 3339. Unset: not told."""
+    finished_at: Stamp | None = None
+    """When it ended, RFC 3339. Unset: it runs."""
     pod_uid: Annotated[str | None, Field(max_length=64)] = Field(default=None)
     """The pod's UID. Unset: no pod yet."""
     node: Annotated[str | None, Field(max_length=253)] = None
@@ -107,7 +138,8 @@ class ExperimentStatus(Model):
             refusals.add(("reason",), "a verdict has a reason, and a reason a verdict: set both or neither")
         if (self.verdict is None) == (self.phase is ExperimentPhase.DONE):
             refusals.add(("phase",), f"is {self.phase}: it is Done exactly when there is a verdict")
-        names = [trial.name for trial in self.trials]
+        # The incumbent's run beside a candidate's has the same tier, seed and attempt, hence the same name.
+        names = [(trial.name, trial.experiment) for trial in self.trials]
         if len(set(names)) < len(names):
             refusals.add(("trials",), "two trials have the same name: a trial is measured once")
         refusals.raise_any("ExperimentStatus")

@@ -138,6 +138,23 @@ class FailedReason(StrEnum):
     """limits.consecutiveFailures candidates in a row were Invalid."""
 
 
+class TrialPurpose(StrEnum):
+    """Why a trial is run, as `status.trials[]` of an Experiment shows it. Decisions and reports never share a run."""
+
+    BASELINE = "Baseline"
+    """A first measurement of the unedited source: it tells the noise."""
+    SCREEN = "Screen"
+    """The one run every idea gets; thrown away when the idea is confirmed."""
+    CONFIRM = "Confirm"
+    """A fresh run of the candidate beside the incumbent's run of the same seed."""
+    REFERENCE = "Reference"
+    """The incumbent's run of the same seed as a Confirm run."""
+    REFRESH = "Refresh"
+    """A run of a new incumbent that had no part in accepting it."""
+    FINAL = "Final"
+    """A run for the final comparison, scored on the hidden test split."""
+
+
 class TrialStatusPhase(StrEnum):
     """How far a trial has come, as `status.trials[]` of an Experiment shows it."""
 
@@ -195,6 +212,13 @@ class ReadyReason(StrEnum):
     """The trainer's image could not be pulled; the message is the kubelet's."""
     BRANCH_IN_USE = "BranchInUse"
     """Another run pushes to the same branch."""
+    GIT_UNAVAILABLE = "GitUnavailable"
+    """The git server cannot be reached, so the source is not here yet; it is tried again."""
+    REPOSITORY_UNUSABLE = "RepositoryUnusable"
+    """The run's repository on the operator's volume is damaged and there is no copy to restore it from, or the volume
+    is full."""
+    RUN_CHANGED = "RunChanged"
+    """Git holds an earlier run of this name that had another source, trainer or tiers: its scores do not compare."""
 
 
 class BranchUpdatedReason(StrEnum):
@@ -208,6 +232,11 @@ class BranchUpdatedReason(StrEnum):
     """The git server refused the push; the message is its sentence."""
     GIT_UNAVAILABLE = "GitUnavailable"
     """The git server cannot be reached; the push is tried again."""
+    CREDENTIALS_REJECTED = "CredentialsRejected"
+    """The git server no longer accepts the Secret's credentials, or the Secret may no longer be used; it is read again
+    before each push."""
+    BRANCH_IN_USE = "BranchInUse"
+    """Another run pushes to the same branch, or the same run is at work elsewhere."""
 
 
 class IsolatedReason(StrEnum):

@@ -190,6 +190,8 @@ class RunCounts(Model):
     """Candidates that ran as they should and are no proven improvement."""
     invalid: Count = 0
     """Candidates that gave no score."""
+    pending: Count = 0
+    """Candidates that are recorded and wait for their first run."""
     running: Count = 0
     """Trials that run now."""
 
@@ -207,17 +209,30 @@ class MeasuredCommit(Model):
     """Runs behind the mean."""
 
 
+class BestResult(Model):
+    """The best accepted commit in the tier that decides."""
+
+    tier: Annotated[str, Field(min_length=1, max_length=20)]
+    """The tier of the score: the last that is not retired."""
+    commit: Commit
+    """The head of the accepted branch."""
+    val_bpb: Score
+    """Its mean score, bits per byte, rounded to 6 decimals."""
+    experiment: Annotated[int | None, Strict(), Field(ge=0, le=1_000_000)] = None
+    """The experiment that brought it; 0 is the baseline. Unset: a commit that a person made."""
+
+
 class TierStatus(Model):
     """What is known about one tier."""
 
-    name: LabelValue
+    name: Annotated[str, Field(min_length=1, max_length=20)]
     """The tier's name."""
     noise: Figure | None = None
     """Standard deviation of one run, bits per byte, pooled over all same-commit groups. Unset: not yet known."""
     noise_degrees: Count = 0
     """Degrees of freedom behind `noise`."""
     baseline: MeasuredCommit | None = None
-    """The unedited source. Unset: not yet measured."""
+    """The unedited source; set from its first score on, and then the tier holds scores. Unset: not yet measured."""
     incumbent: MeasuredCommit | None = None
     """The head of the accepted branch. Unset: not yet measured."""
     product: Annotated[str | None, Field(max_length=128)] = None
@@ -232,9 +247,9 @@ class Spend(Model):
     """What the run has used."""
 
     gpu_hours: Figure = 0.0
-    """GPU-hours of all trials."""
+    """GPU-hours of all trials, rounded to 3 decimals."""
     dollars: Figure = 0.0
-    """Dollars for GPUs and tokens, as far as prices are known."""
+    """Dollars for GPUs and tokens, as far as prices are known, rounded to cents."""
     tokens: Count = 0
     """Tokens of language models, in and out."""
 
@@ -244,14 +259,29 @@ class ResearchRunStatus(Model):
 
     phase: RunPhase = RunPhase.PENDING
     """How far the run has come."""
+    reason: Annotated[str | None, Field(max_length=64)] = None
+    """Why it is there, in one word: the reason of the condition that explains `phase`. Unset: not told yet."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     """Ready, Progressing, BranchUpdated, Isolated, Complete and Failed."""
     observed_generation: Count = 0
     """The metadata.generation that this status was made from."""
     branch: Annotated[str | None, Field(max_length=256)] = None
     """The branch that accepted edits are pushed to. Unset: the run has not begun."""
+    repository: Annotated[str | None, Field(max_length=1024)] = None
+    """Where the branch can be cloned from: spec.source.url, or the operator's own git server. Unset: the run has not
+    begun."""
+    ledger_ref: Annotated[str | None, Field(max_length=256)] = None
+    """The git ref that holds the record of all candidates and trials. Unset: the run has not begun."""
+    started_at: Annotated[str | None, Field(max_length=64)] = None
+    """When the run began, RFC 3339. Unset: it has not begun."""
+    active_seconds: Figure = 0.0
+    """Seconds that count towards limits.duration: since the run began, without the time suspended."""
     counts: RunCounts = RunCounts()
     """Numbers of candidates."""
+    best: BestResult | None = None
+    """The head of the accepted branch and its score. Unset: not yet measured."""
+    gain: Annotated[float | None, Strict(), Field(allow_inf_nan=False)] = None
+    """Baseline minus `best`, bits per byte, rounded to 6 decimals; positive is better. Unset: not yet measured."""
     tiers: Annotated[tuple[TierStatus, ...], Field(max_length=8)] = ()
     """Noise, baseline and incumbent of each tier."""
     spend: Spend = Spend()

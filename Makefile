@@ -2,6 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 BIN := .venv/bin
+QUICKSTART ?= examples/quickstart.yaml
 RUN_STAMP := .venv/.run-ready
 DEV_STAMP := .venv/.dev-ready
 SOURCES := operator/pyproject.toml trainer/pyproject.toml
@@ -14,7 +15,7 @@ help: ## Print this help
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(RUN_STAMP) ## Run a whole verified search on this machine's CPU (about 8 minutes, no key, no GPU)
-	@$(BIN)/autoresearch run examples/quickstart.yaml --workdir runs/quickstart
+	@$(BIN)/autoresearch run $(QUICKSTART) --workdir runs/quickstart
 
 ##@ Checks
 
@@ -35,8 +36,9 @@ chaos: $(DEV_STAMP) ## Kill a run 100 times at random instants and compare it wi
 lock: .tools/ready ## Compile the hash-locked requirement files from the two pyproject files
 	@scripts/lock
 
-generate: $(DEV_STAMP) ## Rewrite what is generated from code (the reference pages)
+generate: $(DEV_STAMP) ## Rewrite what is generated from code (reference pages, CRDs, the chart's values schema)
 	@$(BIN)/python scripts/generate_docs.py
+	@$(BIN)/python scripts/generate_crds.py
 
 clean: ## Remove environments and caches of this checkout (runs/ is yours and stays)
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis .pytest_cache .import_linter_cache

@@ -10,15 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from autoresearch_operator.api.load import InvalidResource
-from autoresearch_operator.api.template import commented_run
 from autoresearch_operator.settings import Settings
 
 app = typer.Typer(
@@ -43,6 +41,7 @@ class Refusal(Exception):
 @contextmanager
 def _sentences() -> Iterator[None]:
     """Turns every fault that we foresee into a sentence on standard error and an exit code."""
+    from autoresearch_operator.api.load import InvalidResource
     from autoresearch_operator.gateways.errors import GitError
     from autoresearch_operator.local.data import DataError
     from autoresearch_operator.local.durable import RunLocked, StorageFull
@@ -65,6 +64,16 @@ def _sentences() -> Iterator[None]:
     except OSError as error:
         typer.echo(f"error: {error.filename or 'the system'}: {error.strerror}", err=True)
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """The part of `_sentences` that needs no imports."""
+    try:
+        yield
+    except Refusal as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def _workdir(given: Path | None) -> Path:
@@ -132,6 +141,7 @@ def init(
     name: Annotated[str, typer.Option(help="The run's name.")] = "first",
 ) -> None:
     """Write a commented ResearchRun to start from: for a GPU where this machine has one, else for its CPU."""
+    from autoresearch_operator.api.template import commented_run
     from autoresearch_operator.local.machine import gpu_names
 
     with _sentences():
@@ -151,10 +161,21 @@ def results(
     everything: Annotated[bool, typer.Option("--all", help="Print every row, however many.")] = False,
 ) -> None:
     """Print what was tried and what became of it."""
+    from autoresearch_operator.local.answers import facts_now, keep_results, kept_results
+    from autoresearch_operator.observe.resultsview import results_layout
+
+    if not (as_json or tsv or everything):
+        # Before anything heavy is imported: a big run that has not changed is shown at once.
+        with _refusals():
+            view = kept_results(_workdir(workdir))
+        if view is not None:
+            _print(lambda width: results_layout(view, width=width))
+            return
     from autoresearch_operator.local import session as sessions
     from autoresearch_operator.observe import tables
 
     with _sentences(), sessions.read(_workdir(workdir)) as session:
+        made_from = facts_now(session.workdir)
         summary = sessions.summary_of(session)
         if as_json:
             _print_json(tables.results_json(summary))
@@ -163,7 +184,10 @@ def results(
         elif everything:
             _print(lambda width: tables.results_text(summary, width=width, limit=None))
         else:
-            _print(lambda width: tables.results_text(summary, width=width))
+            view = tables.results_view(summary)
+            with suppress(OSError):  # a folder that cannot be written to can still be read
+                keep_results(session.workdir, view, made_from)
+            _print(lambda width: results_layout(view, width=width))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The end of a run: baseline and head on the hidden test split, and what each accepted edit is worth there.
 
 Baseline and head get five runs each on the same fresh seeds. With two accepted edits or more, every edit is also taken
-out of the head by itself and the rest runs twice; with one, the difference between head and baseline is its effect.
+out of the head by itself and the rest is run once; with one, the difference between head and baseline is its effect.
 With none there is nothing to compare. These runs decide nothing but how the result is reported, and no decision has
 used their split, so the figures are free of the winner's curse.
 
@@ -65,7 +65,7 @@ def decide_ablation(record: ExperimentRecord, trials: Trials) -> Decision | Wait
             return Decision(record.number, Verdict.INVALID, reason, f"Without the edit there is no score: {why}")
     score, known = mean([measured.score for measured in own]), _scores(head)
     delta = mean(known) - score if known else None
-    message = f"Mean of {ABLATION_RUNS} runs on the test split without the edit: {score:.5f} bits per byte."
+    message = f"Without the edit, the test split takes {score:.5f} bits per byte (runs: {len(own)})."
     return Decision(record.number, Verdict.REJECTED, VerdictReason.MEASURED, message, score, delta)
 
 

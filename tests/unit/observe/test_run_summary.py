@@ -95,7 +95,7 @@ def test_time_to_go_needs_three_candidates_and_counts_the_final_comparison() -> 
     assert far is not None and near is not None
     assert far > near > 0
     assert made_up(30, finished=True).eta_seconds == 0
-    assert (final_trials(0), final_trials(1), final_trials(3)) == (0, 10, 16)
+    assert (final_trials(0), final_trials(1), final_trials(3)) == (0, 10, 13)
 
 
 def test_the_smallest_effect_is_between_two_and_four_noise_units() -> None:

@@ -13,7 +13,7 @@ PROCESSES_PER_GPU = 64
 JUDGE_MEMORY = 2 * GIB
 """The judge loads torch and the model whatever the candidate was given; the pod needs no more for it, because judge
 and candidate do not run at the same time."""
-_MEMORY_RESERVE = 256 * MIB
+_MEMORY_RESERVE = 512 * MIB
 _STORAGE_RESERVE = 512 * MIB
 
 PULL_SECONDS = 1800.0
@@ -52,7 +52,7 @@ def shares(spec: ResearchRunSpec, tier: Tier, settings: TrialSettings) -> Shares
         storage=asked.ephemeral_storage_bytes or default.storage,
     )
     limits = Limits(
-        memory=train.memory - min(_MEMORY_RESERVE, train.memory // 8),
+        memory=train.memory - min(_MEMORY_RESERVE, train.memory // 4),
         disk=train.storage - min(_STORAGE_RESERVE, train.storage // 8),
         processes=PROCESSES_PER_GPU * gpus,
         artifact=max(1 * MIB, min(8 * GIB, train.storage // 2)),

@@ -128,11 +128,12 @@ def outcome(
 def creation_fault(status: int, message: str, now: float) -> RunFault | Waiting | None:
     """What the API server's refusal to create a Job or pod means; None: nothing that a run has to wait for.
 
-    `status` is the HTTP code. A full quota empties again; any other refusal needs a person.
+    `status` is the HTTP code. A full quota empties again; any other refusal needs a person. A namespace that is being
+    deleted takes the run with it.
     """
-    if status == 403 and "exceeded quota" in message:
+    if "exceeded quota" in message:
         return Waiting(Wait.QUOTA, message, now)
-    if status in (400, 403, 422):
+    if status in (400, 403, 422) and "being terminated" not in message:
         return RunFault(Fault.PODS_FORBIDDEN, message)
     return None
 
@@ -143,7 +144,10 @@ def events_fault(events: Sequence[Object], now: float) -> RunFault | Waiting | N
     if not failed:
         return None
     newest = max(failed, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""))
-    return creation_fault(403, str(newest.get("message", "")).removeprefix("Error creating: "), now)
+    message = str(newest.get("message", "")).removeprefix("Error creating: ")
+    # Anything else, such as a webhook that did not answer, the Job controller tries again by itself.
+    refused = " is forbidden: " in message or " is invalid: " in message
+    return creation_fault(403, message, now) if refused else None
 
 
 # The pod has ended --------------------------------------------------------------------------------------------------
@@ -203,7 +207,14 @@ def _ended(pod: Object, now: float, job: Object | None) -> Outcome:
             # The judge loads torch and the candidate's model; the first has room, so it is the second that has not.
             sentence = f"{what} needed more host memory than container {name} may use"
             return _invalid(pod, VerdictReason.HOST_OUT_OF_MEMORY, sentence, now, job)
-    return _lost(pod, "NoResult", f"the judge wrote no result: {podstatus.endings(pod)}", now)
+    if job is not None and job["spec"].get("suspend"):
+        return _evicted_by_queue(pod, now)
+    reason = "PodDeleted" if pod["metadata"].get("deletionTimestamp") else "NoResult"
+    return _lost(pod, reason, f"the judge wrote no result: {podstatus.endings(pod)}", now)
+
+
+def _evicted_by_queue(pod: Object, now: float) -> Lost:
+    return _lost(pod, "QueueEviction", "its queue took the trial's place back", now, blame_node=False)
 
 
 def _job_failure(job: Object | None) -> str:
@@ -224,7 +235,7 @@ def _ours_overran(message: str) -> bool:
 
 def _vanished(pod: Object, now: float, *, suspended: bool) -> Lost:
     if suspended:
-        return _lost(pod, "QueueEviction", "its queue took the trial's place back", now, blame_node=False)
+        return _evicted_by_queue(pod, now)
     reason, _ = podstatus.disruption(pod) or ("NodeLost", "")
     return _lost(pod, reason, "the pod was deleted, and its node has not told how it ended", now)
 
@@ -309,6 +320,7 @@ def _lost(
         pod_uid=str(pod["metadata"].get("uid", "")) if pod is not None else "",
         retry_after=retry_after,
         started_at=podstatus.started(pod) if pod is not None else None,
+        training_since=podstatus.began(pod, TRAIN) if pod is not None else None,
         finished_at=(podstatus.finished(pod) if pod is not None else None) or now,
     )
 

@@ -91,6 +91,9 @@ class Lost:
     """Seconds to wait before the next attempt."""
     started_at: float | None = None
     """When the node took the pod; None: it never held a GPU."""
+    training_since: float | None = None
+    """When the candidate's container started; None: it had not. A queue that evicts pods as not ready while they train
+    would do so for ever."""
     finished_at: float = 0.0
 
 

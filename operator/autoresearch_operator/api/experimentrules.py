@@ -20,7 +20,8 @@ _ROOT = (
     Rule(
         "self.metadata.name.matches(r'-(0|[1-9][0-9]{0,6})$') && "
         "int(self.metadata.name.find(r'[0-9]{1,7}$')) == self.spec.number",
-        "metadata.name: an Experiment is named <run>-<number>, so that a number exists once",
+        "an Experiment is named <run>-<number>, so that a number exists once",
+        at=".metadata.name",
     ),
     Rule(
         f"!({_OLD_VERDICT}) || (has(self.status) && has(self.status.verdict) && "

@@ -269,11 +269,16 @@ _UNSCORED = "!has(oldSelf.status) || !has(oldSelf.status.tiers)"
 _ROOT = (
     Rule(
         "size(self.metadata.name) <= 40",
-        "metadata.name: want at most 40 characters, because Job names derived from it must fit in 63",
+        "want at most 40 characters, because Job names derived from it must fit in 63",
+        f"{quoted('self.metadata.name')} + "
+        + text(" is too long: want at most 40 characters, because Job names derived from it must fit in 63"),
+        at=".metadata.name",
     ),
     Rule(
         "!self.metadata.name.contains('.')",
-        'metadata.name: want a name of a-z, 0-9 and "-", without a dot',
+        'want a name of a-z, 0-9 and "-", without a dot',
+        f"{quoted('self.metadata.name')} + ' has a dot in it; write ' + self.metadata.name.replace('.', '-')",
+        at=".metadata.name",
     ),
     Rule(
         f"{_UNSCORED} || !oldSelf.status.tiers.exists(s, has(s.baseline)) || self.spec.trainer == oldSelf.spec.trainer",

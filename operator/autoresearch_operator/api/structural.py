@@ -69,8 +69,8 @@ def _model(model: type[Model], path: str, walk: _Walk) -> Schema:
     for alias, field in by_alias(model).items():
         below = f"{path}.{alias}" if path else alias
         if not path and alias == "metadata":
-            # The API server's own; a schema may only narrow the name, and the rule at the root does that in words.
-            properties[alias] = {"type": "object"}
+            # The API server's own. The name is listed so that rules at the root can point at it.
+            properties[alias] = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 253}}}
             continue
         schema: Schema = {"description": _description(field, below)}
         schema |= _value(field_type(field), below, walk)

@@ -7,6 +7,21 @@ import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoresearch_operator.operator_settings import InvalidSettings, OperatorSettings
+
+__all__ = ["InvalidSettings", "OperatorSettings", "Settings", "default_cache"]
+
+
+def __getattr__(name: str) -> Any:
+    """The operator's settings are here too, read in only when they are asked for: a laptop does without."""
+    if name in ("InvalidSettings", "OperatorSettings"):
+        from autoresearch_operator import operator_settings
+
+        return getattr(operator_settings, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def default_cache() -> Path:

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from autoresearch_operator.gateways.kube_errors import KubeError
+
+__all__ = ["Cluster", "Key", "KubeError", "Object", "Seen"]
+
 Object = Mapping[str, Any]
 """A Kubernetes object as the API server gave it. Never changed in place, never written back whole."""
 
@@ -28,18 +32,6 @@ class Seen:
     pods: Mapping[str, Object] = field(default_factory=dict)
     config_maps: frozenset[str] = frozenset()
     """Names only: their content is never needed again."""
-
-
-class KubeError(Exception):
-    """The API server's answer to a request that it did not carry out."""
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        """`status` is the HTTP code (0: no answer), `reason` the API's word such as AlreadyExists, `message` its
-        sentence."""
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.message = message
 
 
 class Cluster(Protocol):

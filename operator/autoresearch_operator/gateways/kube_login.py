@@ -1,0 +1,46 @@
+"""Finding the way into the cluster: the pod's service account, else a kubeconfig."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kubernetes.aio import config
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.config import ConfigException
+
+from autoresearch_operator.gateways.kube_errors import LoginError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+def own_namespace() -> str:
+    """The namespace this process runs in, as its service account says; `default` outside a cluster."""
+    try:
+        return (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
+
+
+async def login() -> Configuration:
+    """Server, certificates and credentials, read anew at each call.
+
+    In a pod the token's file is read again every minute (it is replaced about once an hour). A kubeconfig's tokens
+    from a login program live for as long as that program says: who gets a 401 logs in again.
+
+    Raises:
+        LoginError: neither a service account nor a usable kubeconfig.
+    """
+    # A Configuration made by calling the class would start from whatever default another part of the process has set.
+    configuration: Configuration = type.__call__(Configuration)
+    try:
+        if "KUBECONFIG" not in os.environ and (SERVICE_ACCOUNT / "token").exists():
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise LoginError(
+            f"no way into a cluster: {error}. In a pod, mount its service account; elsewhere set KUBECONFIG to a"
+            " kubeconfig file"
+        ) from error
+    return configuration

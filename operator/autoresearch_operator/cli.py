@@ -280,6 +280,19 @@ def doctor(workdir: Workdir = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def operator() -> None:
+    """Run the operator in a cluster. Its settings are AUTORESEARCH_* variables: docs/reference/settings.md."""
+    with _sentences():
+        try:
+            from autoresearch_operator.handlers.command import serve
+        except ModuleNotFoundError as error:
+            raise Refusal(
+                f"{error.name} is not installed: install autoresearch-operator[cluster], which the operator's image has"
+            ) from None
+        raise typer.Exit(serve())
+
+
+@app.command()
 def version(as_json: Json = False) -> None:
     """Print versions of what decides a score."""
     found = {"python": platform.python_version()}

@@ -38,7 +38,9 @@ class Authority:
 
         A kubelet is ("system:node:<node name>", "system:nodes").
         """
-        return self._write(name.replace(":", "-"), self._ca.issue_cert(common_name=name, organization_name=group))
+        # A name that means nothing: Go refuses a certificate whose list of alternative names is empty and critical.
+        issued = self._ca.issue_cert("client.invalid", common_name=name, organization_name=group)
+        return self._write(name.replace(":", "-"), issued)
 
     def _write(self, name: str, issued: trustme.LeafCert) -> KeyPair:
         pair = KeyPair(self._folder / f"{name}.crt", self._folder / f"{name}.key")

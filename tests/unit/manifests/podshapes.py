@@ -69,7 +69,13 @@ def running_job(**more: Any) -> dict[str, Any]:
     job = job_of(**more)
     job["metadata"] |= {"uid": "job-uid", "creationTimestamp": stamp(T0 - 4)}
     job["spec"]["suspend"] = False
-    job["status"] = {"startTime": stamp(T0 - 4), "active": 1, "ready": 0, "terminating": 0, "uncountedTerminatedPods": {}}
+    job["status"] = {
+        "startTime": stamp(T0 - 4),
+        "active": 1,
+        "ready": 0,
+        "terminating": 0,
+        "uncountedTerminatedPods": {},
+    }
     return job
 
 
@@ -85,7 +91,9 @@ def waiting(reason: str, message: str = "") -> dict[str, Any]:
     return _state("waiting", reason=reason, **({"message": message} if message else {}))
 
 
-def ended(reason: str, code: int, *, message: str = "", start_at: float = T0 + 2, end: float = T0 + 60) -> dict[str, Any]:
+def ended(
+    reason: str, code: int, *, message: str = "", start_at: float = T0 + 2, end: float = T0 + 60
+) -> dict[str, Any]:
     said = {"message": message} if message else {}
     return _state("terminated", reason=reason, exitCode=code, startedAt=stamp(start_at), finishedAt=stamp(end), **said)
 

@@ -52,16 +52,18 @@ class Campaign:
             "SCRIPTED_TRIAL_SECONDS": str(trial_seconds),
         }
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from autoresearch_operator.cli import main; main()", "run", str(self.request)]
+    def start(self, before: str = "") -> subprocess.Popen[bytes]:
+        """Starts the command; `before` is Python that runs in its process first."""
+        program = f"{before}\nfrom autoresearch_operator.cli import main\nmain()"
+        command = [sys.executable, "-c", program, "run", str(self.request)]
         log = (self.folder / "log.txt").open("ab")
         return subprocess.Popen(
             [*command, "--workdir", str(self.workdir), "--plain"], env=self.environment, stdout=log, stderr=log
         )
 
-    def finish(self, timeout: float = 240) -> int:
+    def finish(self, timeout: float = 240, before: str = "") -> int:
         """Runs to the end; the exit code."""
-        return self.start().wait(timeout)
+        return self.start(before).wait(timeout)
 
     def kill_after(self, seconds: float) -> bool:
         """Starts, kills with SIGKILL after `seconds`; False when it had ended by itself."""
@@ -72,6 +74,20 @@ class Campaign:
             process.send_signal(signal.SIGKILL)
         process.wait()
         return not ended
+
+    def kill_at_work(self, seconds: float) -> bool:
+        """Kills `seconds` after it has written its first new record; False when it had ended by itself."""
+        before, process = self._records(), self.start()
+        while process.poll() is None and self._records() <= before:
+            time.sleep(0.02)
+        time.sleep(seconds)
+        ended = process.poll() is not None
+        process.kill()
+        process.wait()
+        return not ended
+
+    def _records(self) -> int:
+        return sum(1 for folder in ("experiments", "trials") for _ in (self.workdir / folder).rglob("*.json"))
 
     def log(self) -> str:
         return (self.folder / "log.txt").read_text(errors="replace")

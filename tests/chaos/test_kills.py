@@ -13,13 +13,6 @@ FULL = bool(os.environ.get("AUTORESEARCH_FULL"))
 KILLS = 100 if FULL else 12
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Verdicts:
-    campaign = Campaign(tmp_path_factory.mktemp("undisturbed"))
-    assert campaign.finish() == 0, campaign.log()
-    return campaign.verdicts()
-
-
 @pytest.mark.timeout(1800 if FULL else 400)
 def test_a_run_killed_at_random_instants_ends_like_an_undisturbed_one(undisturbed: Verdicts, tmp_path: Path) -> None:
     campaign = Campaign(tmp_path, trial_seconds=0.2)

@@ -192,6 +192,8 @@ class ConditionType(StrEnum):
 class ReadyReason(StrEnum):
     """Why a run can, or cannot, begin."""
 
+    INVALID_SPEC = "InvalidSpec"
+    """The request breaks a rule that the API server did not check, such as one younger than the request."""
     VERIFIED = "Verified"
     """Source, credentials, data and nodes were found and tried."""
     SOURCE_NOT_FOUND = "SourceNotFound"

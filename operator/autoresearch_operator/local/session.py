@@ -10,6 +10,7 @@ from typing import Any
 
 from autoresearch_operator.api.load import load_run
 from autoresearch_operator.api.run import ResearchRun, ResearchRunSpec
+from autoresearch_operator.engine.asking import proposers_of
 from autoresearch_operator.engine.candidates import CandidateMaker
 from autoresearch_operator.engine.sources import Sources, declared_inputs
 from autoresearch_operator.local import data as datasets
@@ -21,8 +22,6 @@ from autoresearch_operator.local.trials import GIB, Limits
 from autoresearch_operator.local.view import RunView
 from autoresearch_operator.observe.facts import RunFacts, facts_of
 from autoresearch_operator.observe.summary import RunSummary, summarise
-from autoresearch_operator.proposers.interface import Proposer
-from autoresearch_operator.proposers.search import Search
 from autoresearch_operator.research.plan import plan
 from autoresearch_operator.research.records import Observed
 from autoresearch_operator.settings import Settings
@@ -194,15 +193,6 @@ def _refuse_other_run(old: ResearchRun, new: ResearchRun, store: Store, seed: in
     there = datasets.read_manifest(Path(store.run.details["dataDir"])).get("identity")
     if there != store.run.details["data"]["identity"]:
         raise SessionError(f"the data in {store.run.details['dataDir']} is not what it was: {mend}")
-
-
-def proposers_of(spec: ResearchRunSpec) -> list[tuple[float, Proposer]]:
-    """The proposers with their weights."""
-    return [
-        (float(proposer.weight), Search(sampler=proposer.search.sampler.value))
-        for proposer in spec.proposers
-        if proposer.search is not None
-    ]
 
 
 def make_runner(session: Session, view: RunView, settings: Settings) -> Runner:

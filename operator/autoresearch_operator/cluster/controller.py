@@ -1,0 +1,330 @@
+"""Carries out research runs with Jobs: the one entry from the work queue, and what becomes of every fault."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from autoresearch_operator.api.load import InvalidResource, load_run
+from autoresearch_operator.api.reasons import ConditionType, ReadyReason
+from autoresearch_operator.api.run import ResearchRun, RunPhase
+from autoresearch_operator.cluster import projection, runstatus, thinking
+from autoresearch_operator.cluster.conditions import Wanted, changed, merged
+from autoresearch_operator.cluster.objects import NotOurs
+from autoresearch_operator.cluster.options import Options
+from autoresearch_operator.cluster.passing import Pass
+from autoresearch_operator.cluster.repositories import NotReady, Repositories
+from autoresearch_operator.cluster.seen import Cluster, Key, KubeError, Object, Seen
+from autoresearch_operator.cluster.state import RunState
+from autoresearch_operator.gateways.errors import GitError, SourceTooLarge, StorageFull
+from autoresearch_operator.manifests import source
+from autoresearch_operator.manifests.settings import TrialSettings
+from autoresearch_operator.proposers.knobs import KnobError
+
+logger = logging.getLogger(__name__)
+
+STOPPED_FOR = 60.0
+"""Seconds that a run rests after another operator's objects were found."""
+UNREACHABLE_FOR = 5.0
+PUBLISH_LOOK = 0.5
+"""Seconds between two looks at a push under way."""
+_BAD_WHEN_FALSE = frozenset({ConditionType.READY, ConditionType.BRANCH_UPDATED, ConditionType.ISOLATED})
+
+
+@dataclass(frozen=True, slots=True)
+class _Stop:
+    """A run that rests: why, and until when."""
+
+    uid: str
+    generation: int
+    until: float
+
+
+class Controller:
+    """Reconciles runs; never two passes over one run at once, which is the queue's to see to."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        repositories: Repositories,
+        trials: TrialSettings,
+        *,
+        options: Options | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives seconds since the epoch."""
+        self._cluster = cluster
+        self._repositories = repositories
+        self._trials = trials
+        self._options = options or Options()
+        self._clock = clock
+        self._states: dict[Key, RunState] = {}
+        self._stops: dict[Key, _Stop] = {}
+
+    async def reconcile(self, key: Key, seen: Seen) -> float | None:
+        """One pass. Seconds until the next is wanted without an event; None: only at the next event.
+
+        Faults of the API server, of git and of the run become conditions and a delay. Anything else that is raised is
+        a fault of this program; the run's state is dropped, so that the next call loads it anew.
+        """
+        body = seen.run
+        if body is None:
+            self._forget(key)
+            self._stops.pop(key, None)
+            await asyncio.to_thread(self._repositories.release, key)
+            return None
+        if body["metadata"].get("deletionTimestamp"):
+            return None
+        resting = self._resting(key, body)
+        if resting is not None:
+            return resting
+        try:
+            return await self._pass(key, body, seen)
+        except BaseException as error:
+            state = self._states.get(key)
+            self._forget(key)
+            fault = _fault_of(error)
+            if fault is None:
+                raise
+            return await self._tell(key, body, state, fault)
+
+    async def close(self) -> None:
+        """Waits for pushes under way, at most 5 s."""
+        tasks = [state.publishing for state in self._states.values() if state.publishing is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=5)
+
+    def _forget(self, key: Key) -> None:
+        """What is known of a run is dropped; a push under way ends by itself."""
+        self._states.pop(key, None)
+
+    def _resting(self, key: Key, body: Object) -> float | None:
+        stop = self._stops.get(key)
+        if stop is None:
+            return None
+        metadata = body["metadata"]
+        same = (stop.uid, stop.generation) == (metadata.get("uid"), metadata.get("generation"))
+        if same and self._clock() < stop.until:
+            return stop.until - self._clock()
+        del self._stops[key]
+        return None
+
+    # A pass --------------------------------------------------------------------------------------------------------
+
+    async def _pass(self, key: Key, body: Object, seen: Seen) -> float | None:
+        state = await self._state(key, body, seen)
+        now = self._clock()
+        one = Pass(self._cluster, state, seen, self._trials, self._options, now)
+        await one.run()
+        one.look_by(self._publish(state, now))
+        one.look_by(await self._write_status(state, now))
+        if one.look_again_at is None:
+            return None
+        return max(0.0, one.look_again_at - self._clock())
+
+    async def _state(self, key: Key, body: Object, seen: Seen) -> RunState:
+        state = self._states.get(key)
+        metadata = body["metadata"]
+        generation = int(metadata.get("generation", 0))
+        if state is not None and state.uid != metadata["uid"]:
+            self._forget(key)
+            state = None
+        if state is None:
+            run = _parsed(body)
+            repository = await asyncio.to_thread(self._repositories.open, body, run.spec)
+            state = await asyncio.to_thread(thinking.open_state, key, body, run, repository)
+            found = projection.by_number(seen, state.uid)
+            _check_commits(state, found)
+            thinking.merge_statuses(state, found, [number for number in found if number < len(state.experiments)])
+            if repository.notes:
+                state.notes += [("Warning", "RepositoryRepaired", note) for note in repository.notes]
+                repository.notes.clear()
+            self._states[key] = state
+            return state
+        if generation != state.generation:
+            run = _parsed(body)
+            await asyncio.to_thread(state.repository.adopt, run.spec)
+            state.run, state.generation = run, generation
+            state.maker = thinking.maker_of(run, state.repository, state.seed)
+            # Another proposer may have ideas, another image may start, another quota may do.
+            state.exhausted, state.refusal = False, None
+            state.dirty.update(range(len(state.experiments)))
+        state.body = body
+        return state
+
+    # Git server ----------------------------------------------------------------------------------------------------
+
+    def _publish(self, state: RunState, now: float) -> float | None:
+        """Lets a thread push, when there is something to push; when to look at it again."""
+        task = state.publishing
+        if task is not None:
+            if not task.done():
+                return now + PUBLISH_LOOK
+            state.publishing, state.published = None, task.result()
+            state.publish_after = now + (state.published.retry_after or 0.0)
+            if not state.published.ok:
+                state.publish_wanted = True
+        if state.publish_wanted and now >= state.publish_after:
+            state.publish_wanted = False
+            state.publishing = asyncio.create_task(asyncio.to_thread(state.repository.publish, now))
+            return now + PUBLISH_LOOK
+        if state.published is not None and state.published.retry_after is not None:
+            state.publish_wanted = True
+            return state.publish_after
+        return state.publish_after if state.publish_wanted else None
+
+    # Status --------------------------------------------------------------------------------------------------------
+
+    async def _write_status(self, state: RunState, now: float) -> float | None:
+        """Writes the run's status when something of importance changed, or when the last write is long enough ago."""
+        previous: Mapping[str, Any] = state.status if state.status is not None else state.body.get("status") or {}
+        desired = runstatus.status_of(state, previous, now)
+        before = previous.get("conditions") or ()
+        news = changed(before, desired["conditions"])
+        patch = runstatus.patch_of(desired, previous)
+        notes, state.notes = state.notes, []
+        if patch:
+            gone = {c.get("type") for c in before} - {c["type"] for c in desired["conditions"]}
+            important = bool(news or gone or notes or previous.get("phase") != desired["phase"])
+            due = state.status_at + self._options.status_interval
+            if not important and now < due:
+                return due
+            await self._patch_run(state.key, patch)
+            gone_fields = {name for name, value in patch.items() if value is None}
+            state.status = {name: value for name, value in {**previous, **desired}.items() if name not in gone_fields}
+            state.status_at = now
+        for type_, reason, message in notes:
+            await self._cluster.event(state.body, type_, reason, message)
+        for condition in news:
+            await self._cluster.event(state.body, _event_type(condition), condition["reason"], condition["message"])
+        return None
+
+    async def _patch_run(self, key: Key, patch: Mapping[str, Any]) -> None:
+        try:
+            await self._cluster.patch_status("researchruns", key.namespace, key.name, patch)
+        except KubeError as error:
+            if error.status != 404:  # deleted a moment ago; the watch will tell
+                raise
+
+    async def _tell(self, key: Key, body: Object, state: RunState | None, fault: _Fault) -> float | None:
+        """Says in the run's status why it cannot go on, once, and gives the delay until the next attempt."""
+        logger.warning("%s/%s: %s: %s", key.namespace, key.name, fault.reason or "later", fault.message)
+        if fault.rests:
+            metadata = body["metadata"]
+            until = self._clock() + (fault.retry_after or 0.0)
+            self._stops[key] = _Stop(str(metadata.get("uid")), int(metadata.get("generation", 0)), until)
+        if fault.reason is None:
+            return fault.retry_after
+        previous: Mapping[str, Any] = (state.status if state is not None else None) or body.get("status") or {}
+        generation = int(body["metadata"].get("generation", 0))
+        before = previous.get("conditions") or ()
+        wanted = [
+            Wanted(ConditionType(c["type"]), _truth(c["status"]), c["reason"], c.get("message", ""))
+            for c in before
+            if c["type"] in ConditionType and c["type"] != ConditionType.READY
+        ]
+        wanted.append(Wanted(ConditionType.READY, False, fault.reason, fault.message))
+        conditions = merged(before, wanted, generation=generation, now=self._clock())
+        status = {
+            "phase": previous.get("phase") or str(RunPhase.PENDING),
+            "reason": str(fault.reason),
+            "conditions": conditions,
+            "observedGeneration": generation,
+        }
+        patch = runstatus.patch_of({**previous, **status}, previous)
+        if patch:
+            try:
+                await self._patch_run(key, patch)
+            except KubeError as error:
+                logger.warning("%s/%s: its status could not be written: %s", key.namespace, key.name, error)
+            for condition in changed(before, conditions):
+                await self._cluster.event(body, _event_type(condition), condition["reason"], condition["message"])
+        return fault.retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What a raised error means for the run."""
+
+    reason: StrEnum | None
+    """None: nothing that a person has to know."""
+    message: str
+    retry_after: float | None
+    rests: bool = False
+    """Events before `retry_after` do not wake it."""
+
+
+def _fault_of(error: BaseException) -> _Fault | None:
+    """None: a fault of this program."""
+    text = str(error)
+    fault: _Fault | None = None
+    match error:
+        case InvalidResource():
+            fault = _Fault(ReadyReason.INVALID_SPEC, text, None)
+        case NotReady():
+            fault = _Fault(error.reason, text, error.retry_after)
+        case thinking.LedgerMoved():
+            fault = _Fault(None, text, 0.5)
+        case NotOurs():
+            fault = _Fault(ReadyReason.BRANCH_IN_USE, text, STOPPED_FOR, rests=True)
+        case source.SourceTooLarge() | SourceTooLarge():
+            fault = _Fault(ReadyReason.SOURCE_TOO_LARGE, text, STOPPED_FOR)
+        case KnobError():
+            fault = _Fault(ReadyReason.SOURCE_NOT_FOUND, text, STOPPED_FOR)
+        case StorageFull() | GitError():
+            message = f"the run's repository on the operator's volume cannot be written: {text}"
+            fault = _Fault(ReadyReason.REPOSITORY_UNUSABLE, message, 10.0)
+        case KubeError():
+            fault = _kube_fault(error)
+    return fault
+
+
+def _kube_fault(error: KubeError) -> _Fault:
+    if error.status in (401, 403) and "being terminated" in error.message:
+        return _Fault(None, error.message, None)
+    if error.status in (403, 422):
+        return _Fault(ReadyReason.PODS_FORBIDDEN, error.message, STOPPED_FOR / 2)
+    # 404 and 409: an object went or came between look and write. 0, 429 and 5xx: the API server is busy.
+    return _Fault(None, error.message, 1.0 if error.status in (404, 409) else UNREACHABLE_FOR)
+
+
+def _parsed(body: Object) -> ResearchRun:
+    """The run as its model has it.
+
+    Raises:
+        InvalidResource: it slipped past the schema, such as one that was stored before a rule was made.
+    """
+    metadata = body["metadata"]
+    value = {
+        "apiVersion": body.get("apiVersion"),
+        "kind": body.get("kind"),
+        "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]},
+        "spec": body.get("spec") or {},
+    }
+    return load_run(json.dumps(value), filename=str(metadata["name"]), local=False)
+
+
+def _check_commits(state: RunState, found: Mapping[int, Object]) -> None:
+    for number, item in found.items():
+        if number < len(state.experiments) and item["spec"].get("commit") != state.experiments[number].commit:
+            raise NotOurs(
+                f"Experiment {item['metadata']['name']} has the commit {item['spec'].get('commit')}, and this "
+                f"operator's record says {state.experiments[number].commit}: another operator works on this run"
+            )
+
+
+def _event_type(condition: Mapping[str, Any]) -> str:
+    bad = condition["type"] == ConditionType.FAILED or (
+        condition["status"] != "True" and condition["type"] in _BAD_WHEN_FALSE
+    )
+    return "Warning" if bad else "Normal"
+
+
+def _truth(word: object) -> bool | None:
+    return {"True": True, "False": False}.get(str(word))

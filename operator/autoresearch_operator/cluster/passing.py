@@ -1,0 +1,277 @@
+"""One pass over one run: observe, think, carry out. Killed anywhere, the next pass goes on from what is there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from autoresearch_operator.api.reasons import ProgressingReason, ReadyReason
+from autoresearch_operator.cluster import projection, thinking
+from autoresearch_operator.cluster.fold import HARDWARE_CHANGED, Folded, fold
+from autoresearch_operator.cluster.objects import NotYet, Objects
+from autoresearch_operator.cluster.options import Options
+from autoresearch_operator.cluster.seen import Cluster, KubeError, Object, Seen
+from autoresearch_operator.cluster.state import Hindrance, Running, RunState
+from autoresearch_operator.manifests import observe, outcomes
+from autoresearch_operator.manifests.names import experiment_name
+from autoresearch_operator.manifests.settings import TrialSettings
+from autoresearch_operator.research.records import TrialPhase, TrialStart
+
+REFUSED_FOR = 15.0
+"""Seconds until a refused pod is tried again: a quota empties when a trial ends, and a person mends within minutes."""
+MOVED_FOR = 30.0
+"""Seconds until a landing that the branch had no place for is tried again."""
+EVENTS_EVERY = 15.0
+"""Seconds between two looks at a namespace's Events."""
+RUNNING_LOOK = 30.0
+"""Seconds between two looks at running trials of which no watch tells: a clock decides about lost nodes."""
+HARDWARE_TRIES = 3
+HARDWARE_PAUSE = 600.0
+"""Seconds without a start after `HARDWARE_TRIES` trials in a row on other hardware: each would cost a full trial."""
+
+
+class Pass:
+    """One pass. `look_again_at` is, at the end, when the next is wanted without an event; None: never."""
+
+    def __init__(
+        self, cluster: Cluster, state: RunState, seen: Seen, settings: TrialSettings, options: Options, now: float
+    ) -> None:
+        self._cluster = cluster
+        self._state = state
+        self._seen = seen
+        self._options = options
+        self._objects = Objects(cluster, state, settings, options)
+        self._now = now
+        self.look_again_at: float | None = None
+
+    def look_by(self, when: float | None) -> None:
+        if when is not None:
+            self.look_again_at = when if self.look_again_at is None else min(self.look_again_at, when)
+
+    async def run(self) -> None:
+        """Raises LedgerMoved, StorageFull, GitError, KnobError, NotOurs, KubeError; the state may then be half made."""
+        state = self._state
+        state.tick(self._now)
+        found = projection.by_number(self._seen, state.uid)
+        projection.notice(state, found)
+        folded = fold(state, self._seen, self._now, self._options)
+        self._apply(folded)
+        await self._look_for_missing(folded)
+        await self._read_events(folded)
+        await self._objects.ensure_policy()
+        await self._work(found)
+        if state.unsaved:
+            await asyncio.to_thread(thinking.save, state)
+        await self._project()
+        await self._clean(folded)
+        await self._end()
+        self._plan_next_look(folded)
+
+    # Observe -------------------------------------------------------------------------------------------------------
+
+    def _apply(self, folded: Folded) -> None:
+        state = self._state
+        state.places.update(folded.places)
+        state.hardware = folded.hardware
+        state.running = folded.running
+        state.isolation = folded.isolation or state.isolation
+        state.retry_at.update(folded.retry_at)
+        state.hindrances = folded.hindrances
+        state.deleted_jobs &= self._seen.jobs.keys()
+        if folded.finished:
+            state.add_trials(folded.finished)
+            state.unsaved = True
+        if state.diverged and self._now - state.diverged_at >= MOVED_FOR:
+            state.diverged = ""
+        for running in state.running.values():
+            self._restore_source(running)
+
+    def _restore_source(self, running: Running) -> None:
+        """Forgets a ConfigMap that somebody deleted, so that it is made again: the kubelet tries to mount it again."""
+        number = running.record.key.experiment
+        known = self._state.config_maps.get(number)
+        name = experiment_name(self._state.name, number)
+        if known is not None and name not in self._seen.config_maps:
+            if self._now - known.known_at >= self._options.lost_job_after:
+                del self._state.config_maps[number]
+            else:
+                self.look_by(known.known_at + self._options.lost_job_after)
+
+    async def _look_for_missing(self, folded: Folded) -> None:
+        """Asks for Jobs that we made and that no watch has shown: the watch is late, or the Job is gone."""
+        for running in folded.missing:
+            job = await self._cluster.get("jobs", self._state.key.namespace, running.job)
+            if job is not None:
+                running.created_at = self._now
+                continue
+            gone = observe.outcome(None, None, self._now)
+            if isinstance(gone, outcomes.Lost):
+                running.seen = True  # the next fold takes it for deleted, which it is
+                self.look_by(self._now)
+
+    async def _read_events(self, folded: Folded) -> None:
+        """Asks why Jobs have no pods: only their Events tell that the Job controller was refused."""
+        state = self._state
+        if not folded.silent:
+            if state.refusal is not None and self._now - state.refused_at >= REFUSED_FOR:
+                state.refusal = None
+            return
+        if self._now - state.events_read_at >= EVENTS_EVERY:
+            state.events_read_at = self._now
+            uids = {str(job["metadata"].get("uid")) for job in folded.silent}
+            events = await self._cluster.list("events", state.key.namespace)
+            mine = [_as_core(event) for event in events if _about(event) in uids]
+            self._refuse(observe.events_fault(mine, self._now))
+        self.look_by(state.events_read_at + EVENTS_EVERY)
+
+    def _refuse(self, fault: outcomes.RunFault | outcomes.Waiting | None) -> bool:
+        """Notes what the API server's refusal means; False when it means nothing to a run."""
+        state = self._state
+        if fault is None:
+            return False
+        state.refused_at = self._now
+        if isinstance(fault, outcomes.Waiting) and any(each.seen for each in state.running.values()):
+            # Others run: the quota is just smaller than maxParallel.
+            state.refusal = Hindrance(ProgressingReason.NO_CAPACITY, fault.message)
+        else:
+            state.refusal = Hindrance(ReadyReason.PODS_FORBIDDEN, fault.message)
+        return True
+
+    # Think and carry out -------------------------------------------------------------------------------------------
+
+    async def _work(self, found: Mapping[int, Object]) -> None:
+        """Verdicts, trials and candidates, until the plan wants nothing that can be done now.
+
+        Free slots come before new candidates: proposing takes time, and a GPU should not wait for it.
+        """
+        state = self._state
+        while True:
+            state.plan = await asyncio.to_thread(thinking.think, state, self._now)
+            await self._start()
+            wanted = state.plan.candidates[: self._options.candidates_at_once]
+            if not wanted:
+                return
+            dry = state.exhausted
+            made = await asyncio.to_thread(thinking.make_candidates, state, wanted, found)
+            projection.notice(state, found)
+            if made == 0 and dry:
+                return
+
+    async def _start(self) -> None:
+        state = self._state
+        if state.refusal is not None and self._now - state.refused_at < REFUSED_FOR:
+            self.look_by(state.refused_at + REFUSED_FOR)
+            return
+        if any(one.stops for one in state.hindrances):
+            return
+        pause = _hardware_pause(state)
+        if pause is not None and self._now < pause:
+            self.look_by(pause)
+            return
+        due: list[TrialStart] = []
+        for start in state.plan.starts:
+            when = state.retry_at.get((start.key.experiment, start.key.seed), 0.0)
+            if when <= self._now:
+                due.append(start)
+            else:
+                self.look_by(when)
+        if not due:
+            return
+        try:
+            await self._objects.each([self._starting(start) for start in due])
+        except NotYet:
+            self.look_by(self._now + 1.0)
+        except KubeError as error:
+            if not self._refuse(observe.creation_fault(error.status, error.message, self._now)):
+                raise
+            self.look_by(self._now + REFUSED_FOR)
+
+    def _starting(self, start: TrialStart) -> Any:
+        async def begin() -> None:
+            await self._objects.start(start, self._now)
+
+        return begin
+
+    async def _project(self) -> None:
+        state = self._state
+        for running in list(state.running.values()):
+            number = running.record.key.experiment
+            if number in state.objects and number not in state.config_maps:
+                await self._quietly(self._objects.ensure_source(number, self._now))
+        wanted = projection.project(state, self._now, self._options)
+        await self._quietly(projection.carry_out(wanted, state, self._objects, self._now))
+        self.look_by(wanted.look_again_at)
+        if wanted.create:
+            # Their statuses can be written now that they exist.
+            again = projection.project(state, self._now, self._options)
+            again.create = []
+            await self._quietly(projection.carry_out(again, state, self._objects, self._now))
+            self.look_by(again.look_again_at)
+
+    async def _quietly(self, work: Any) -> None:
+        try:
+            await work
+        except NotYet:
+            self.look_by(self._now + 1.0)
+
+    async def _clean(self, folded: Folded) -> None:
+        """Deletes Jobs whose results are in the ledger and in an Experiment's status."""
+        state = self._state
+        over = [
+            name
+            for key, name in folded.jobs.items()
+            if key in state.trials and (key in state.recorded or self._is_pruned(state.trials[key].subject))
+        ]
+        await self._objects.each([self._deleting(name) for name in over])
+
+    def _is_pruned(self, number: int) -> bool:
+        return number not in self._state.objects and number not in self._state.dirty
+
+    def _deleting(self, name: str) -> Any:
+        async def delete() -> None:
+            await self._objects.delete_job(name)
+
+        return delete
+
+    async def _end(self) -> None:
+        """Notes the run's end in the ledger once nothing runs, or that it goes on after its limits were raised."""
+        state, plan = self._state, self._state.plan
+        why = f"{plan.complete or plan.failed}: {plan.message}" if plan.finished and not state.running else None
+        if why != state.finished:
+            await asyncio.to_thread(thinking.set_finished, state, why)
+
+    def _plan_next_look(self, folded: Folded) -> None:
+        state = self._state
+        self.look_by(folded.look_again_at)
+        if state.running:
+            self.look_by(self._now + RUNNING_LOOK)
+        if state.diverged:
+            self.look_by(state.diverged_at + MOVED_FOR)
+        duration = state.run.spec.limits.duration_seconds
+        if duration is not None and state.finished is None and state.active < duration:
+            self.look_by(self._now + max(1.0, duration - state.active))
+
+
+def _hardware_pause(state: RunState) -> float | None:
+    """Until when nothing starts because the last trials all ran on other hardware; None: they did not."""
+    last = []
+    for trial in reversed(state.trials.values()):
+        if trial.phase is not TrialPhase.LOST or trial.detail != HARDWARE_CHANGED:
+            break
+        last.append(trial.finished_at or 0.0)
+    return max(last) + HARDWARE_PAUSE if len(last) >= HARDWARE_TRIES else None
+
+
+def _about(event: Object) -> str:
+    regarding = event.get("regarding") or event.get("involvedObject") or {}
+    return str(regarding.get("uid", ""))
+
+
+def _as_core(event: Object) -> dict[str, Any]:
+    """An Event of events.k8s.io with the names that core/v1 has for the same things."""
+    return {
+        **event,
+        "message": event.get("note", event.get("message", "")),
+        "lastTimestamp": event.get("deprecatedLastTimestamp") or event.get("lastTimestamp"),
+    }

@@ -1,0 +1,228 @@
+"""A run's status: what it is derived from is the plan, the records and the repository; nothing in it is truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from autoresearch_operator.api.reasons import (
+    BranchUpdatedReason,
+    ConditionType,
+    IsolatedReason,
+    ProgressingReason,
+    ReadyReason,
+    Verdict,
+)
+from autoresearch_operator.api.run import RunPhase
+from autoresearch_operator.api.trainer import Evaluation
+from autoresearch_operator.cluster.conditions import Wanted, merged
+from autoresearch_operator.cluster.fold import HARDWARE_CHANGED
+from autoresearch_operator.cluster.objects import says
+from autoresearch_operator.cluster.state import RunState
+from autoresearch_operator.manifests.names import stamp
+from autoresearch_operator.research.noise import t_quantile
+from autoresearch_operator.research.records import ExperimentRecord, Interval, TrialPhase, TrialRecord
+
+_RECENT = 3
+"""Trials in a row on other hardware that are worth a condition."""
+
+
+def status_of(state: RunState, previous: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """The whole status to write. `previous` is the one in the cluster: transitions are counted from it."""
+    wanted = conditions_of(state)
+    phase, reason = _phase(state, wanted)
+    standing, tier = state.plan.standing, state.tier
+    baseline, head = standing.baseline_score, standing.incumbent_score
+    hours = _gpu_hours(state, now)
+    result: dict[str, Any] = {
+        "phase": str(phase),
+        "reason": reason,
+        "conditions": merged(previous.get("conditions") or (), wanted, generation=state.generation, now=now),
+        "observedGeneration": state.generation,
+        "branch": state.repository.branch,
+        "repository": state.repository.clone_url,
+        "ledgerRef": state.repository.ledger_ref,
+        "activeSeconds": float(int(state.active)),
+        "counts": _counts(state),
+        "tiers": [_tier(state, name, baseline, head) for name in (each.name for each in state.run.spec.tiers)],
+        "spend": {
+            "gpuHours": round(hours, 3),
+            "dollars": round(hours * (tier.price_per_gpu_hour or 0.0), 2),
+            "tokens": 0,
+        },
+    }
+    started = state.repository.details.get("started_at")
+    if isinstance(started, int | float):
+        result["startedAt"] = stamp(float(started))
+    if head is not None and state.experiments:
+        record = state.experiments[standing.incumbent]
+        result["best"] = {
+            "tier": tier.name,
+            "commit": _commit(record),
+            "valBPB": round(head.mean, 6),
+            "experiment": record.number,
+        }
+        if baseline is not None:
+            result["gain"] = round(baseline.mean - head.mean, 6)
+    return result
+
+
+def patch_of(desired: Mapping[str, Any], previous: Mapping[str, Any]) -> dict[str, Any]:
+    """A merge patch from one status to the other: fields that are gone are nulled, or they would stay for ever."""
+    patch = {name: value for name, value in desired.items() if not says(previous.get(name), value)}
+    patch.update({name: None for name in previous if name not in desired})
+    return patch
+
+
+def conditions_of(state: RunState) -> list[Wanted]:
+    """What the conditions should say."""
+    found = [_ready(state), _progressing(state)]
+    found += [condition for condition in (_branch(state), _isolated(state)) if condition is not None]
+    plan = state.plan
+    if state.finished is not None:
+        if plan.failed is not None:
+            found.append(Wanted(ConditionType.FAILED, True, plan.failed, plan.message))
+        elif plan.complete is not None:
+            found.append(Wanted(ConditionType.COMPLETE, True, plan.complete, plan.message))
+    return found
+
+
+def _ready(state: RunState) -> Wanted:
+    stopping = next((one for one in state.obstacles if one.stops), None)
+    if stopping is not None:
+        return Wanted(ConditionType.READY, False, stopping.reason, stopping.message)
+    source = state.repository.source_commit[:12]
+    return Wanted(ConditionType.READY, True, ReadyReason.VERIFIED, f"The source is there (commit {source}).")
+
+
+def _progressing(state: RunState) -> Wanted:
+    plan, hindered = state.plan, [one for one in state.obstacles if not one.stops]
+    if state.finished is not None:
+        return Wanted(ConditionType.PROGRESSING, False, plan.failed or plan.complete or "Finished", plan.message)
+    if state.run.spec.suspend:
+        left = f"{len(state.running)} trials are finishing" if state.running else "nothing runs"
+        message = f"spec.suspend is true: nothing starts, {left}."
+        return Wanted(ConditionType.PROGRESSING, False, ProgressingReason.SUSPENDED, message)
+    if _hardware_changed(state):
+        last = next(reversed(state.trials.values()))
+        return Wanted(ConditionType.PROGRESSING, False, ProgressingReason.HARDWARE_CHANGED, last.message)
+    if hindered:
+        waiting = f"{len(hindered)} of {len(state.running)} trials wait: {hindered[0].message}"
+        moves = len(hindered) < len(state.running)
+        return Wanted(ConditionType.PROGRESSING, moves, hindered[0].reason, waiting)
+    if state.slots == 0:
+        message = "spec.tiers[0].maxParallel is 0, so nothing starts: raise it"
+        return Wanted(ConditionType.PROGRESSING, False, ProgressingReason.NO_CAPACITY, message)
+    message = plan.message or f"{len(state.running)} of {state.slots} slots are in use."
+    if len(state.run.spec.tiers) > 1:
+        message += f" This version measures on the first tier ({state.tier.name}) only."
+    return Wanted(ConditionType.PROGRESSING, True, plan.progressing, message)
+
+
+def _hardware_changed(state: RunState) -> bool:
+    """Whether the last trials all ran on other hardware than the baseline's."""
+    last: list[TrialRecord] = []
+    for trial in reversed(state.trials.values()):
+        if len(last) == _RECENT:
+            break
+        last.append(trial)
+    return bool(last) and all(t.phase is TrialPhase.LOST and t.detail == HARDWARE_CHANGED for t in last)
+
+
+def _branch(state: RunState) -> Wanted | None:
+    if state.diverged:
+        return Wanted(ConditionType.BRANCH_UPDATED, False, BranchUpdatedReason.DIVERGED, state.diverged)
+    if state.published is None:
+        return None
+    reason, message = state.published.reason, state.published.message
+    return Wanted(ConditionType.BRANCH_UPDATED, state.published.ok, reason, message)
+
+
+def _isolated(state: RunState) -> Wanted | None:
+    """From what the trusted launcher reported of the last scored trial; silent until there is one."""
+    if state.run.spec.trainer.evaluation is Evaluation.SELF_REPORTED:
+        message = "Scores are what the candidates printed: nothing here can tell a result from a claim."
+        return Wanted(ConditionType.ISOLATED, False, IsolatedReason.SELF_REPORTED, message)
+    if state.isolation is None:
+        return None
+    network = str(state.isolation.get("network", "none"))
+    if network == "seccomp":
+        message = "Candidates can open no network socket; the validation data is in no place that they can read."
+        return Wanted(ConditionType.ISOLATED, True, IsolatedReason.ENFORCED, message)
+    message = (
+        "A trial of several GPUs needs the network of its own pod, so only a NetworkPolicy keeps it from others, and "
+        "nothing has shown that this cluster's network carries those out: run `autoresearch doctor`."
+    )
+    return Wanted(ConditionType.ISOLATED, False, IsolatedReason.NETWORK_POLICY_NOT_ENFORCED, message)
+
+
+def _phase(state: RunState, wanted: list[Wanted]) -> tuple[RunPhase, str]:
+    by_type = {condition.type: condition for condition in wanted}
+    if failed := by_type.get(ConditionType.FAILED):
+        return RunPhase.FAILED, str(failed.reason)
+    if complete := by_type.get(ConditionType.COMPLETE):
+        return RunPhase.COMPLETE, str(complete.reason)
+    ready, progressing = by_type[ConditionType.READY], by_type[ConditionType.PROGRESSING]
+    telling = str(progressing.reason if ready.status else ready.reason)
+    if state.run.spec.suspend:
+        return RunPhase.SUSPENDED, telling
+    measured = bool(state.experiments) and state.experiments[0].verdict is not None
+    return RunPhase.RUNNING if measured else RunPhase.PENDING, telling
+
+
+def _counts(state: RunState) -> dict[str, int]:
+    counted = state.counted()
+    verdicts = [record.verdict for record in counted]
+    begun = {running.record.subject for running in state.running.values()}
+    pending = sum(
+        1 for r in counted if r.verdict is None and r.number not in begun and not state.by_subject.get(r.number)
+    )
+    return {
+        "done": sum(1 for verdict in verdicts if verdict is not None),
+        "accepted": verdicts.count(Verdict.ACCEPTED),
+        "rejected": verdicts.count(Verdict.REJECTED),
+        "invalid": verdicts.count(Verdict.INVALID),
+        "pending": pending,
+        "running": len(state.running),
+    }
+
+
+def _tier(state: RunState, name: str, baseline: Interval | None, head: Interval | None) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": name}
+    if name == state.tier.name and state.experiments:
+        standing = state.plan.standing
+        result["noiseDegrees"] = standing.noise_degrees
+        if standing.noise is not None:
+            result["noise"] = _significant(standing.noise)
+        if baseline is not None:
+            result["baseline"] = _measured(state.experiments[0], baseline, standing.noise_degrees)
+        if head is not None:
+            result["incumbent"] = _measured(state.experiments[standing.incumbent], head, standing.noise_degrees)
+    pinned = state.hardware.get(name)
+    if pinned is not None:
+        known = {"product": pinned.product, "driver": pinned.driver, "imageID": pinned.image_id}
+        result.update({field: value for field, value in known.items() if value})
+    return result
+
+
+def _measured(record: ExperimentRecord, score: Interval, degrees: int) -> dict[str, Any]:
+    result: dict[str, Any] = {"commit": _commit(record), "valBPB": round(score.mean, 6), "runs": score.runs}
+    if math.isfinite(score.error) and degrees > 0:
+        reach = t_quantile(0.025, degrees) * score.error
+        result["interval"] = [round(max(0.0, score.mean - reach), 6), round(score.mean + reach, 6)]
+    return result
+
+
+def _commit(record: ExperimentRecord) -> str:
+    return record.landed_commit or record.commit
+
+
+def _significant(value: float) -> float:
+    """Four digits: noise is known to two at best."""
+    return float(f"{value:.4g}")
+
+
+def _gpu_hours(state: RunState, now: float) -> float:
+    running = sum(max(0.0, now - each.record.started_at) for each in state.running.values())
+    return (state.search_seconds + running) * state.tier.gpus / 3600.0

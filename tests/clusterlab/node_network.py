@@ -27,7 +27,9 @@ class Network:
             destination = route.get("dst", "default")
             if destination != "default" and ":" not in destination:
                 taken.append(ipaddress.ip_network(destination, strict=False))
-        free = [n for n in range(100, 250) if not any(ipaddress.ip_network(f"10.{n}.0.0/16").overlaps(t) for t in taken)]
+        free = [
+            n for n in range(100, 250) if not any(ipaddress.ip_network(f"10.{n}.0.0/16").overlaps(t) for t in taken)
+        ]
         if not free:
             raise NotReady("no 10.x.0.0/16 is free on this machine: `ip route` shows who has them")
         return cls(random.choice(free))

@@ -20,10 +20,12 @@ def smallest_effect(noise: float | None, degrees: int, rules: Rules) -> float | 
     """The true gain (bits per byte) that screen and looks together keep with 80 % probability; None without noise.
 
     500 draws through the rule itself: good to about a tenth of a noise unit in about 0.1 s, because `results` has to
-    answer within a second. `research.accept.smallest_effect` is the slow, finer form.
+    answer within a second.
     """
-    if noise is None or noise <= 0 or degrees <= 0:
+    if noise is None or noise < 0 or degrees <= 0:
         return None
+    if noise == 0:
+        return rules.min_improvement
     # Rounding keeps the cache useful while a run goes on; above 100 degrees nothing moves by what 500 draws can tell.
     floor = round(rules.min_improvement / noise, 2)
     return _units(min(degrees, 100), Rules(rules.looks, rules.significance, floor)) * noise

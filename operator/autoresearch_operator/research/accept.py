@@ -202,24 +202,3 @@ def power(effect: float, degrees: int, rules: Rules, draws: int = 4000) -> float
                 kept += result.outcome is Outcome.ACCEPT
                 break
     return kept / draws
-
-
-def smallest_effect(noise: NoisePool, rules: Rules, wanted_power: float = 0.8) -> float | None:
-    """The smallest true gain, bits per byte, that the rule finds with probability `wanted_power`; about 1 s.
-
-    None when the noise is unknown. Good to about 0.05 noise units.
-    """
-    sd = noise.sd
-    if sd is None:
-        return None
-    if sd == 0.0:
-        return rules.min_improvement
-    scaled = Rules(rules.looks, rules.significance, round(rules.min_improvement / sd, 3))
-    degrees = min(noise.degrees, 200)  # beyond this the quantiles no longer move by what the draws can tell
-    low, high = 0.0, 4.0 + scaled.min_improvement
-    while power(high, degrees, scaled, 2000) < wanted_power and high < 1e3:
-        low, high = high, 2 * high
-    while high - low > 0.05:
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, degrees, scaled, 2000) < wanted_power else (low, middle)
-    return high * sd

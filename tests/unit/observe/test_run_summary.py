@@ -9,9 +9,11 @@ from autoresearch_operator.api.reasons import VerdictReason
 from autoresearch_operator.api.run import ResearchRun
 from autoresearch_operator.observe.exports import results_json, results_tsv, write_json
 from autoresearch_operator.observe.facts import budget_words, facts_of, isolation_statement
+from autoresearch_operator.observe.power import smallest_effect
 from autoresearch_operator.observe.summary import RunSummary, final_trials, summarise
 from autoresearch_operator.observe.tables import render, results_text, show_text
 from autoresearch_operator.observe.why import explain, looks_of
+from autoresearch_operator.research.accept import Rules
 from autoresearch_operator.research.records import Interval, Observed, Purpose, Standing
 from hypothesis import given, settings
 from observed_runs import FACTS, NOISE, made_up, made_up_records, run_trial
@@ -102,6 +104,11 @@ def test_the_smallest_effect_is_between_two_and_four_noise_units() -> None:
     card = made_up(10).noise
     assert card.sd is not None and card.smallest_effect is not None
     assert 1.5 <= card.smallest_effect / card.sd <= 4
+
+
+def test_the_smallest_effect_is_unknown_without_noise_and_the_minimum_where_runs_repeat_exactly() -> None:
+    assert smallest_effect(None, 0, Rules()) is None
+    assert smallest_effect(0.0, 4, Rules(min_improvement=0.01)) == 0.01
 
 
 def test_a_combination_of_figures_in_json_equals_those_of_the_table_and_the_tsv() -> None:

@@ -15,7 +15,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from autoresearch_operator.api.reasons import ExperimentKind, Verdict, VerdictReason
-from autoresearch_operator.research.accept import Outcome, Rules, look, power, screen, smallest_effect
+from autoresearch_operator.observe.power import smallest_effect
+from autoresearch_operator.research.accept import Outcome, Rules, look, power, screen
 from autoresearch_operator.research.names import trial_seed
 from autoresearch_operator.research.noise import NoisePool
 from autoresearch_operator.research.records import Purpose, TrialStart
@@ -126,7 +127,7 @@ def test_real_improvements_are_found(effect: float, wanted: float, capsys: pytes
 def test_the_power_that_is_reported_is_the_power_that_the_rule_has() -> None:
     assert power(2.0, 80, Rules()) >= 0.6
     assert power(3.0, 80, Rules()) >= 0.9
-    smallest = smallest_effect(NoisePool(80 * NOISE**2, 80), Rules())
+    smallest = smallest_effect(NOISE, 80, Rules())
     assert smallest is not None
     assert power(smallest / NOISE, 80, Rules()) == pytest.approx(0.8, abs=0.04)
 

@@ -14,7 +14,6 @@ from autoresearch_operator.research.accept import (
     runs_to_decide,
     screen,
     screen_passes,
-    smallest_effect,
 )
 from autoresearch_operator.research.noise import NoisePool, t_quantile
 from hypothesis import given
@@ -152,8 +151,3 @@ def test_the_runs_that_would_decide_grow_as_the_gain_shrinks() -> None:
     assert runs_to_decide(-0.01, POOL, rules) is None
     assert runs_to_decide(0.01, POOL, Rules(min_improvement=0.02)) is None
     assert runs_to_decide(0.01, NoisePool(), rules) is None
-
-
-def test_the_smallest_effect_is_unknown_without_noise_and_the_minimum_with_none() -> None:
-    assert smallest_effect(NoisePool(), Rules()) is None
-    assert smallest_effect(NoisePool(0.0, 4), Rules(min_improvement=0.01)) == 0.01

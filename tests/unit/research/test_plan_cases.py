@@ -247,7 +247,8 @@ def test_one_accepted_edit_is_worth_the_difference_and_several_are_left_out_one_
     assert all(effect.helps is True for effect in final.effects)
     ablations = [record for record in two.experiments if record.kind is ExperimentKind.ABLATION]
     assert [(record.reason, record.base) for record in ablations] == [(VerdictReason.MEASURED, 6)] * 2
-    assert len([trial for trial in two.trials if trial.purpose is Purpose.FINAL]) == 12  # five and five, and one without each edit
+    # Five and five, and one without each edit.
+    assert len([trial for trial in two.trials if trial.purpose is Purpose.FINAL]) == 12
 
 
 def test_an_edit_that_cannot_be_taken_out_is_said_to_be_one() -> None:

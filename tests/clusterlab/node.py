@@ -20,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -188,6 +189,18 @@ class Node:
             raise NotReady(f"{' '.join(command)} on the node: {done.stderr.strip()[-2000:]}")
         return done.stdout
 
+    def answers(self, url: str, *, seconds: float = 0.0) -> bool:
+        """Whether `url` answers 200 to this machine, asked until `seconds` have passed."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - http to our own node
+                    return bool(answer.status == HTTPStatus.OK)
+            except (urllib.error.URLError, OSError):
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.1)
+
     # -- Start --
 
     def _start_namespaces(self) -> None:
@@ -255,8 +268,8 @@ class Node:
         self.daemons["kubelet"].wait_until(self._ready, 90)
         if self.labels:
             self.plane.api.patch(self.path, {"metadata": {"labels": self.labels}})
-        dns.wait_until(lambda: self._answers(f"http://{self.network.node_address}:8181/ready"), 30)
-        proxy.wait_until(lambda: self._answers(f"http://{self.network.node_address}:10256/healthz"), 30)
+        dns.wait_until(lambda: self.answers(f"http://{self.network.node_address}:8181/ready"), 30)
+        proxy.wait_until(lambda: self.answers(f"http://{self.network.node_address}:10256/healthz"), 30)
 
     def _daemon(self, name: str, *argv: str | Path) -> Daemon:
         made = Daemon(
@@ -291,13 +304,6 @@ class Node:
             return False
         conditions = {c["type"]: c["status"] for c in (found or {}).get("status", {}).get("conditions", [])}
         return conditions.get("Ready") == "True"
-
-    def _answers(self, url: str) -> bool:
-        try:
-            with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310 - our own node
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
 
 
 def _run(*command: str) -> None:

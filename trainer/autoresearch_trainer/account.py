@@ -1,4 +1,4 @@
-"""What the gate has seen of one trial; everything here is trusted but the loss, which is the candidate's word."""
+"""What the gate has seen of one trial; the loss and device_bytes alone are the candidate's word."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 class Account:
     """What the gate has seen of one trial."""
 
-    served_steps: int = 0
-    """Batches served, the free ones included."""
     steps: int = 0
-    """Batches served after the clock started."""
+    """Batches that counted; with several ranks those of the rank that had most."""
     free_tokens: int = 0
     train_tokens: int = 0
     started_wall: float | None = None
@@ -24,6 +22,8 @@ class Account:
     """The last refusal, as a sentence."""
     last_step: int = 0
     last_loss: float | None = None
+    device_bytes: int = 0
+    """Most bytes that a rank said it had on its device; 0 when none said."""
     curve: list[tuple[int, float]] = field(default_factory=list)
 
     @property

@@ -49,6 +49,8 @@ class Gate(Protocol):
     """(vocab_size,) raw bytes of each token; 0 for special tokens, which are not scored."""
     self_reported: bool
     """True when the script measures its own score, so that `submit` hands nothing over."""
+    ranks: int
+    """Processes among which the gate deals out the batches; 1: each one that reads gets all of them."""
     data_dir: Path | None
     """The prepared data where the script may read it (SelfReported, or by hand); None in a verified trial."""
 
@@ -109,6 +111,7 @@ class SocketGate:
         self.eval_batch: int = hello["evalBatch"]
         self.self_reported: bool = hello["selfReported"]
         self.data_dir: Path | None = Path(hello["dataDir"]) if hello["dataDir"] else None
+        self.ranks: int = hello["ranks"]
         self.token_bytes: NDArray[np.int16] = np.frombuffer(self._frame(), dtype="<i2").astype(np.int16)
 
     @property
@@ -211,6 +214,7 @@ class SocketGate:
         if self._traced is None or self._traced_model is not model:
             self.trace(model)
         assert self._traced is not None  # noqa: S101 - set by trace() just above
+        self._tell_memory()
         self._send(wire.ARTIFACT)
         # Buffered, so that a writer of many small tensors does not cost one system call each.
         stream = io.BufferedWriter(GateStream(self._send), wire.ARTIFACT_CHUNK_BYTES)
@@ -219,6 +223,13 @@ class SocketGate:
         self._send(wire.LENGTH.pack(0))
         self._expect_ok()
         return None
+
+    def _tell_memory(self) -> None:
+        import torch
+
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch gives no types here
+            peaks = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+            self._send(wire.MEMORY + wire.MEMORY_ARGUMENTS.pack(*peaks))
 
 
 _gate: Gate | None = None

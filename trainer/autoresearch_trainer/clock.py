@@ -9,6 +9,7 @@ ends unaccounted.
 import os
 import time
 from contextlib import suppress
+from typing import Protocol
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _SCHEDULER_CLOCK = 2
@@ -27,6 +28,16 @@ def process_cpu(pid: int) -> float:
     with suppress(OSError):
         return time.clock_gettime((~pid << 3) | _SCHEDULER_CLOCK)
     return 0.0
+
+
+class Clock(Protocol):
+    """CPU seconds of a candidate's process tree, wherever it is read."""
+
+    def scan(self) -> float:
+        """The exact reading."""
+
+    def quick(self) -> float:
+        """The reading for every batch: cheap, and late by at most one poll of the other processes."""
 
 
 class Member:

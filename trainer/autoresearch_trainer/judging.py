@@ -1,4 +1,4 @@
-"""The supervisor's side of the judge: takes the artifact in, starts a confined judge process, reads its answer."""
+"""The trusted side of the judge: takes the artifact in, starts a confined judge process, reads its answer."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import struct
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from . import watch
 from .classify import Failure
 from .clock import wall
 from .data.errors import DataError
+from .fields import Terms
+from .result import SCORED, Audit, TrialResult
 from .sandbox import confine, kernel
-from .spec import TrialSpec
 
 JUDGE_SECONDS = 600.0
 """Wall seconds the judge may take: scoring is bounded by evalTokens, but a graph may be built to be slow."""
@@ -89,16 +91,18 @@ class JudgeFault:
     message: str
 
 
-def score(spec: TrialSpec, artifact_dir: Path, check_stop: Callable[[], None]) -> Score | Failure | JudgeFault:
+def score(
+    terms: Terms, data_dir: Path, artifact_dir: Path, check_stop: Callable[[], None]
+) -> Score | Failure | JudgeFault:
     """Scores the artifact in a process of its own. check_stop is called often and may raise to end it."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(read)
-        _judge(spec, artifact_dir, write)
+        _judge(terms, data_dir, artifact_dir, write)
     os.close(write)
     try:
-        answer, excess = _collect(spec, read, child, check_stop)
+        answer, excess = _collect(terms, read, child, check_stop)
     finally:
         os.close(read)
         with suppress(ProcessLookupError):
@@ -114,41 +118,62 @@ def score(spec: TrialSpec, artifact_dir: Path, check_stop: Callable[[], None]) -
     return _understand(json.loads(answer))
 
 
-def _judge(spec: TrialSpec, artifact_dir: Path, write: int) -> None:
+def conclude(
+    result: TrialResult, terms: Terms, data_dir: Path, artifact_dir: Path, check_stop: Callable[[], None]
+) -> None:
+    """Scores the artifact (see `score`) and writes the outcome into result."""
+    began = wall()
+    answer = score(terms, data_dir, artifact_dir, check_stop)
+    result.judge_seconds = wall() - began
+    if isinstance(answer, JudgeFault):
+        result.lose("Judge", answer.message)
+    elif isinstance(answer, Failure):
+        result.fail(answer)
+    else:
+        result.outcome, result.reason, result.detail, result.message = SCORED, None, None, ""
+        result.val_bpb, result.nats = answer.val_bpb, answer.nats
+        result.bytes, result.tokens, result.parameters = answer.bytes, answer.tokens, answer.parameters
+        result.audit = Audit(answer.pairs, answer.mismatches, answer.max_difference)
+
+
+def _judge(terms: Terms, data_dir: Path, artifact_dir: Path, write: int) -> None:
     """The judge's process; never returns."""
     code = 1
     try:
         kernel.die_with_parent()
         os.closerange(3, write)
         os.closerange(write + 1, os.sysconf("SC_OPEN_MAX"))
-        parts = ["manifest.json", "tokenizer.json", "token_bytes.npy", spec.split]
+        # PyTorch settles on a folder for temporary files when it loads its compiler, and would try each by writing to it.
+        # Nothing is compiled here, and nothing may be written from now on.
+        tempfile.tempdir = str(artifact_dir)
+        parts = ["manifest.json", "tokenizer.json", "token_bytes.npy", terms.split]
         confine.confine_judge(
-            read=[artifact_dir, *(spec.data_dir / part for part in parts)],
-            device=spec.device,
-            memory_bytes=spec.limits.memory_bytes,
+            read=[artifact_dir, *(data_dir / part for part in parts)],
+            device=terms.device,
+            memory_bytes=terms.limits.memory_bytes,
         )
-        os.write(write, json.dumps(_answer(spec, artifact_dir)).encode())
+        os.write(write, json.dumps(_answer(terms, data_dir, artifact_dir)).encode())
         code = 0
     finally:
         os._exit(code)
 
 
-def _answer(spec: TrialSpec, artifact_dir: Path) -> dict[str, Any]:
+def _answer(terms: Terms, data_dir: Path, artifact_dir: Path) -> dict[str, Any]:
     import torch
 
     from .judge import score_artifact
 
-    torch.set_num_threads(spec.threads)
+    torch.set_num_threads(terms.threads)
     try:
         return score_artifact(
             artifact_dir,
-            spec.data_dir,
-            spec.split,
-            audit_pairs=spec.audit_pairs,
-            eval_tokens=spec.eval_tokens,
-            seed=spec.seed,
-            device=spec.device,
-            limits=spec.limits,
+            data_dir,
+            terms.split,
+            audit_pairs=terms.audit_pairs,
+            eval_tokens=terms.eval_tokens,
+            seed=terms.seed,
+            device=terms.device,
+            limits=terms.limits,
             seconds=JUDGE_SECONDS,
         )
     except MemoryError:
@@ -161,7 +186,7 @@ def _answer(spec: TrialSpec, artifact_dir: Path) -> dict[str, Any]:
         return {"fault": str(error)}
 
 
-def _collect(spec: TrialSpec, read: int, child: int, check_stop: Callable[[], None]) -> tuple[bytes, Failure | None]:
+def _collect(terms: Terms, read: int, child: int, check_stop: Callable[[], None]) -> tuple[bytes, Failure | None]:
     """(everything the judge wrote, None) or (b"", why it was ended)."""
     began = wall()
     answer = bytearray()
@@ -174,8 +199,8 @@ def _collect(spec: TrialSpec, read: int, child: int, check_stop: Callable[[], No
         check_stop()
         if wall() - began > JUDGE_SECONDS:
             return b"", Failure("Timeout", "Judge", f"Scoring the model took more than {JUDGE_SECONDS:g} s.")
-        if watch.resident_bytes(child) > spec.limits.memory_bytes + (1 << 30):
-            text = f"Scoring the model took more than {(spec.limits.memory_bytes >> 20) + 1024} MiB of memory."
+        if watch.resident_bytes(child) > terms.limits.memory_bytes + (1 << 30):
+            text = f"Scoring the model took more than {(terms.limits.memory_bytes >> 20) + 1024} MiB of memory."
             return b"", Failure("HostOutOfMemory", "Judge", text)
 
 

@@ -6,29 +6,20 @@ kernel then ends everything else in the namespace. Where there is no namespace i
 left.
 """
 
-import atexit
-import io
 import json
 import os
-import random
-import runpy
 import select
 import signal
 import socket
-import sys
 import tempfile
-import threading
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from . import wire
+from . import candidate
 from .sandbox import confine, kernel, namespace
 from .spec import TrialSpec
 
-_GATE_FD = 3
 _ORPHAN_POLL_MS = 1000
 
 
@@ -127,14 +118,17 @@ def _candidate(spec: TrialSpec, folders: Folders, descriptors: Descriptors, tree
         kernel.PR_SET_DUMPABLE, 1
     )  # so that a supervisor of the same user can measure it; ptrace is refused anyway
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _wire_up(descriptors, report)
-    report = _GATE_FD + 1
-    _set_environment(spec, folders)
+    report = candidate.wire_up(descriptors.output, descriptors.gate, report)
+    candidate.attach_streams()
+    device = candidate.visible_device(spec.device, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    os.environ.clear()
+    os.environ.update(candidate.environment(spec, folders.temporary, device))
+    tempfile.tempdir = None  # forget a folder that the warm process had settled on
     os.chdir(folders.run)
     held = confine.confine_candidate(
         read_write=[folders.run, folders.temporary],
         read=[spec.data_dir / part for part in ("manifest.json", "train", "val", "tokenizer.json", "token_bytes.npy")]
-        if spec.evaluation == "SelfReported"
+        if spec.self_reported
         else [],
         device=spec.device,
         tree=tree,
@@ -143,111 +137,5 @@ def _candidate(spec: TrialSpec, folders: Folders, descriptors: Descriptors, tree
     )
     os.write(report, json.dumps(held).encode())
     os.close(report)
-    _seed(spec.seed, spec.threads)
-    return _run(folders.run / spec.script)
-
-
-def _wire_up(descriptors: Descriptors, report: int) -> None:
-    """Descriptors 0-4 become null, output, output, gate and report; every other one is closed."""
-    high = [os.dup2(d, 200 + i) for i, d in enumerate((descriptors.output, descriptors.gate, report))]
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(high[0], 1)
-    os.dup2(high[0], 2)
-    os.dup2(high[1], _GATE_FD)
-    os.dup2(high[2], _GATE_FD + 1)
-    os.closerange(_GATE_FD + 2, os.sysconf("SC_OPEN_MAX"))
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - lives as long as the process
-    sys.stdout = _line_writer(1)
-    sys.stderr = _line_writer(2)
-
-
-def _line_writer(descriptor: int) -> io.TextIOWrapper:
-    """Writes out every line at once: what a killed candidate printed last is what explains it."""
-    raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - lives as long as the process
-    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
-
-
-def _set_environment(spec: TrialSpec, folders: Folders) -> None:
-    """Replaces every variable: a key in the operator's environment must not reach a candidate."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    os.environ.clear()
-    tempfile.tempdir = None  # forget a folder that the warm process had settled on
-    temporary = str(folders.temporary)
-    threads = str(spec.threads)
-    os.environ.update(
-        {
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "USER": "candidate",
-            "HOME": temporary,
-            "TMPDIR": temporary,
-            "XDG_CACHE_HOME": temporary,
-            "TORCHINDUCTOR_CACHE_DIR": f"{temporary}/inductor",
-            "TRITON_CACHE_DIR": f"{temporary}/triton",
-            "CUDA_CACHE_PATH": f"{temporary}/cuda",
-            "MPLCONFIGDIR": f"{temporary}/matplotlib",
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "OPENBLAS_NUM_THREADS": threads,
-            "PYTORCH_ALLOC_CONF": "expandable_segments:True",
-            "CUDA_VISIBLE_DEVICES": _visible_device(spec.device, visible),
-            "AUTORESEARCH_DEVICE": spec.device.partition(":")[0],
-            "AUTORESEARCH_EVALUATION": spec.evaluation,
-            wire.GATE_FD_VARIABLE: str(_GATE_FD),
-            **spec.env,
-        }
-    )
-
-
-def _visible_device(device: str, visible: str) -> str:
-    """The one device of the trial in the driver's numbering; the candidate sees it as cuda:0."""
-    kind, _, index = device.partition(":")
-    if kind != "cuda":
-        return ""
-    known = [name.strip() for name in visible.split(",") if name.strip()]
-    return known[int(index)] if int(index) < len(known) else index
-
-
-def _seed(seed: int, threads: int) -> None:
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)  # candidates may use NumPy's global generator
-    torch.manual_seed(seed)
-    torch.set_num_threads(threads)
-
-
-def _run(script: Path) -> int:
-    sys.argv = [str(script)]
-    sys.path.insert(0, str(script.parent))
-    code = 0
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            print(stop.code, file=sys.stderr)
-        code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException as error:  # whatever the candidate raised is reported, as Python would
-        code = 1
-        _print_exception(error, script.parent)
-    finally:
-        # What the interpreter does at its end, which os._exit would leave out.
-        with suppress(BaseException):
-            threading._shutdown()  # type: ignore[attr-defined]  # waits for threads that are no daemons
-        with suppress(BaseException):
-            atexit._run_exitfuncs()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(BaseException):
-                stream.flush()
-    return code & 0xFF
-
-
-def _print_exception(error: BaseException, source: Path) -> None:
-    """Prints error as Python would, without the frames of this launcher."""
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and not trace.tb_frame.f_code.co_filename.startswith(str(source)):
-        trace = trace.tb_next
-    with suppress(BaseException):
-        traceback.print_exception(type(error), error, trace)
+    candidate.seed_all(spec.seed, spec.threads)
+    return candidate.run_script(folders.run / spec.script, [])

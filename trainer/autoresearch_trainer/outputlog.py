@@ -1,9 +1,9 @@
-"""A candidate's output on disk: its first and its last part, never more than the limit, whatever is printed."""
+"""A candidate's output, passed on: its first and its last part, never more than the limit, whatever is printed."""
 
 import os
 import re
 from contextlib import suppress
-from pathlib import Path
+from io import FileIO
 from types import TracebackType
 
 _READ_BYTES = 1 << 16
@@ -12,10 +12,11 @@ _SCORE = re.compile(r"^\s*val_bpb:\s*([0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)\s
 
 
 class OutputLog:
-    """Takes output from a pipe: the head goes to the file at once, so it can be followed, the tail at the end."""
+    """Takes output from a pipe: the head goes to the stream at once, so it can be followed, the tail at the end."""
 
-    def __init__(self, path: Path, limit_bytes: int) -> None:
-        self._file = path.open("wb", buffering=0)
+    def __init__(self, stream: FileIO, limit_bytes: int) -> None:
+        """stream: a file or a pipe, unbuffered; closed at the end."""
+        self._file = stream
         self._half = limit_bytes // 2
         self._head_left = self._half
         self._tail = bytearray()
@@ -35,7 +36,7 @@ class OutputLog:
         self._last = (self._last + data)[-_TAIL_TEXT_BYTES:]
         head, rest = data[: self._head_left], data[self._head_left :]
         if head:
-            self._file.write(head)
+            self._write(head)
             self._head_left -= len(head)
         self._tail += rest
         if len(self._tail) > self._half:
@@ -59,8 +60,15 @@ class OutputLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # a log that no longer fits on the disk must not cost the result
-            if self._dropped:
-                self._file.write(f"\n[... {self._dropped} bytes of output were left out ...]\n".encode())
-            self._file.write(self._tail)
+        if self._dropped:
+            self._write(f"\n[... {self._dropped} bytes of output were left out ...]\n".encode())
+        self._write(self._tail)
         self._file.close()
+
+    def _write(self, data: bytes | bytearray) -> None:
+        view = memoryview(data)
+        with suppress(
+            OSError
+        ):  # output that no longer fits on the disk, or that nobody reads, must not cost the result
+            while view:
+                view = view[self._file.write(view) :]

@@ -6,9 +6,11 @@ Field names are camelCase in JSON (`as_json`); the dataclass is the schema. A qu
 import json
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from .classify import Failure
 
 VERSION = 1
 MAX_BYTES = 2048
@@ -86,6 +88,16 @@ class TrialResult:
     """(tokens, loss) pairs, at most 8, evenly spread."""
     hardware: dict[str, str] = field(default_factory=dict)
 
+    def lose(self, detail: str, message: str) -> None:
+        """Makes it a fault that is not the candidate's."""
+        self.outcome, self.reason = LOST, None
+        self.detail, self.message = detail, message
+
+    def fail(self, failure: Failure) -> None:
+        """Makes it the candidate's own failure."""
+        self.outcome, self.reason = INVALID, failure.reason
+        self.detail, self.message = failure.detail, failure.message
+
     def as_json(self) -> dict[str, Any]:
         """The document, trimmed to MAX_BYTES.
 
@@ -144,6 +156,34 @@ class TrialResult:
             "curve": curve,
             "hardware": hardware,
         }
+
+
+def parse(document: Any) -> TrialResult:
+    """The result that `as_json` gave. Raises ValueError with a sentence when it did not give this."""
+    if not isinstance(document, dict) or document.get("version") != VERSION:
+        raise ValueError(f"a result must be an object of version {VERSION}")
+    values: dict[str, Any] = {name: document.get(key) for key, name in _NAMES.items()}
+    unknown = sorted(set(document) - set(_NAMES) - {"version"})
+    if unknown or values["outcome"] not in (SCORED, INVALID, LOST):
+        raise ValueError(f"no result holds {unknown[0]!r}" if unknown else f"{values['outcome']!r} is no outcome")
+    try:
+        audit = values["audit"]
+        values["audit"] = audit and Audit(audit["pairs"], audit["mismatches"], audit["maxDifference"])
+        values["isolation"] = Isolation(**document["isolation"])
+        values["curve"] = [(tokens, loss) for tokens, loss in document["curve"]]
+        values["hardware"] = dict(document["hardware"])
+        return TrialResult(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the result has another form than expected: {error}") from error
+
+
+def _json_name(field: str) -> str:
+    first, *rest = field.split("_")
+    return first + "".join({"vram": "VRAM", "sha256": "SHA256", "bpb": "BPB"}.get(w, w.title()) for w in rest)
+
+
+_NAMES = {_json_name(member.name): member.name for member in fields(TrialResult)}
+"""JSON name -> field."""
 
 
 def encode(document: dict[str, Any]) -> bytes:

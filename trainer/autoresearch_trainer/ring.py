@@ -17,9 +17,11 @@ _F_SEAL_SEAL, _F_SEAL_SHRINK, _F_SEAL_GROW = 1, 2, 4
 class Ring:
     """The ring of one batch shape and the order that fills it."""
 
-    def __init__(self, batch: int, seq_len: int, order: WindowOrder) -> None:
+    def __init__(self, batch: int, seq_len: int, order: WindowOrder, rank: int = 0, ranks: int = 1) -> None:
+        """With several ranks batch k of the order goes to rank k % ranks; each rank has a ring and an order."""
         self.tokens = batch * seq_len
         self._order = order
+        self._skip_before, self._skip_after = rank * batch, (ranks - 1 - rank) * batch
         size = wire.ring_bytes(batch, seq_len)
         self.descriptor = os.memfd_create("autoresearch-batches", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, size)
@@ -42,7 +44,7 @@ class Ring:
     def publish(self, progress: float, steps: int) -> None:
         """Makes the next batch the current one."""
         if not self._ready:
-            self._order.fill(self._slots[self._next_slot])
+            self._fill()
         wire.RING_HEADER.pack_into(self._memory, 0, progress, steps, self._next_slot)
         self._next_slot ^= 1
         self._ready = False
@@ -50,5 +52,10 @@ class Ring:
     def prepare(self) -> None:
         """Fills the other slot while the candidate computes on the current one."""
         if not self._ready:
-            self._order.fill(self._slots[self._next_slot])
+            self._fill()
             self._ready = True
+
+    def _fill(self) -> None:
+        self._order.skip(self._skip_before)
+        self._order.fill(self._slots[self._next_slot])
+        self._order.skip(self._skip_after)

@@ -40,6 +40,7 @@ class StandaloneGate:
         self.seed = seed
         self.data_dir: Path | None = data_dir
         self.self_reported = False
+        self.ranks = 1
         self._manifest = manifests.load(data_dir)
         self.vocab_size = self._manifest.vocab_size
         self.max_seq_len = self._manifest.max_seq_len

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import hardware
 from . import spec as specs
 from .result import LOST, TrialResult, encode
 
@@ -62,15 +63,15 @@ def main() -> NoReturn:
     _preload()
     from .sandbox import confine
 
-    hardware = _hardware()
+    about = _hardware()
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
         print(f"autoresearch: the warm process has {threads} threads; trials may hang after a fork.", file=sys.stderr)
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise touch, and so copy, every page of the parent's heap
-    warm = Warm(events, hardware)
+    warm = Warm(events, about)
     ready = {"event": "ready", "version": VERSION, "pid": os.getpid()}
-    warm.emit({**ready, "isolation": confine.offered(), "hardware": hardware})
+    warm.emit({**ready, "isolation": confine.offered(), "hardware": about})
     warm.serve()
     os._exit(0)  # the interpreter's own end would spend a second on taking PyTorch down
 
@@ -114,18 +115,15 @@ def _product() -> str:
         for line in card.read_text().splitlines():
             if line.startswith("Model:"):
                 return line.partition(":")[2].strip()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith(("model name", "Model")):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    return hardware.processor()
 
 
 class Warm:
     """The loop: commands in, supervisors forked, their events out."""
 
-    def __init__(self, events: int, hardware: dict[str, str]) -> None:
+    def __init__(self, events: int, about: dict[str, str]) -> None:
         self._events = events
-        self._hardware = hardware
+        self._hardware = about
         self._selector = selectors.DefaultSelector()
         self._trials: dict[str, _Trial] = {}
         self._stdin = bytearray()

@@ -77,6 +77,10 @@ class WindowOrder:
         """Full passes over the windows that have been completed."""
         return self._next // self.windows
 
+    def skip(self, count: int) -> None:
+        """Passes over the next count windows: they are another rank's."""
+        self._next += count
+
     def fill(self, out: NDArray[np.uint16]) -> None:
         """Writes the next len(out) windows into out, (B, seq_len+1) uint16."""
         done = 0

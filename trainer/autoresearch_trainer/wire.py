@@ -7,6 +7,7 @@ or ERROR; after ERROR comes a frame (little-endian uint32 length, then UTF-8) wi
     layout   b"L" <u32 B> <u32 T>     -> OK, one byte layout number; a memfd comes with it (SCM_RIGHTS)
     batch    b"B" <u8 layout>         -> OK (the batch lies in the ring) or END (the budget is spent)
     log      b"G" <u64 step> <f64 loss>  no answer
+    memory   b"V" <u64 allocated> <u64 reserved>  no answer; peak bytes on a device, the candidate's word
     artifact b"A" then frames, a frame of length 0 ends it -> OK
 
 The ring behind a layout is a header of 64 bytes (RING_HEADER: progress, steps, slot) and two slots of (B, T+1) uint16
@@ -20,11 +21,12 @@ VERSION = 1
 GATE_FD_VARIABLE = "AUTORESEARCH_GATE_FD"
 """Names the descriptor of the connection, open before the candidate's first line runs."""
 
-HELLO, LAYOUT, BATCH, LOG, ARTIFACT = b"H", b"L", b"B", b"G", b"A"
+HELLO, LAYOUT, BATCH, LOG, MEMORY, ARTIFACT = b"H", b"L", b"B", b"G", b"V", b"A"
 OK, END, ERROR = b"k", b"e", b"!"
 
 LAYOUT_ARGUMENTS = struct.Struct("<II")
 LOG_ARGUMENTS = struct.Struct("<Qd")
+MEMORY_ARGUMENTS = struct.Struct("<QQ")
 LENGTH = struct.Struct("<I")
 RING_HEADER = struct.Struct("<dQQ")
 RING_HEADER_BYTES = 64

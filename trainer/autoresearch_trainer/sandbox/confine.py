@@ -61,6 +61,8 @@ def readable_by_everyone(path: Path) -> Path | None:
 def _rules(device: str) -> list[tuple[Path, int]]:
     version = landlock.abi()
     rules = [(folder, landlock.READ_EXECUTE) for folder in python_folders()]
+    # A Python that is started inside looks its packages up by listing the folder they lie in.
+    rules.append((Path(__file__).resolve().parent.parent.parent, landlock.READ_DIR))
     rules += [(Path(folder), landlock.READ_EXECUTE) for folder in _SYSTEM_READ_EXECUTE]
     rules += [(Path(path), landlock.READ) for path in _SYSTEM_READ]
     rules += [(Path(path), landlock.device_rights(version)) for path in _DEVICES]
@@ -74,15 +76,16 @@ def _rules(device: str) -> list[tuple[Path, int]]:
     return rules
 
 
-def _lock(rules: list[tuple[Path, int]], tree: str) -> dict[str, str]:
+def _lock(rules: list[tuple[Path, int]], tree: str, *, loopback: bool = False) -> dict[str, str]:
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     try:
-        version = landlock.restrict(rules)
+        version = landlock.restrict(rules, loopback=loopback)
     except OSError:
         version = 0
     kernel.drop_capabilities()
     scoped = version >= 6
-    filtered = seccomp.install(own_signals_only=None if scoped or tree == namespace.PID_NAMESPACE else os.getpid())
+    own_signals_only = None if scoped or tree == namespace.PID_NAMESPACE else os.getpid()
+    filtered = seccomp.install(own_signals_only=own_signals_only, loopback=loopback)
     if tree == namespace.PID_NAMESPACE:
         signals = "pid-namespace"
     elif scoped:
@@ -90,7 +93,7 @@ def _lock(rules: list[tuple[Path, int]], tree: str) -> dict[str, str]:
     else:
         signals = "seccomp" if filtered else "none"
     return {
-        "network": "seccomp" if filtered else "none",
+        "network": "none" if loopback or not filtered else "seccomp",
         "files": f"landlock-{version}" if version else "none",
         "processes": tree,
         "signals": signals,
@@ -99,12 +102,19 @@ def _lock(rules: list[tuple[Path, int]], tree: str) -> dict[str, str]:
 
 
 def confine_candidate(
-    *, read_write: list[Path], read: list[Path], device: str, tree: str, memory_bytes: int, disk_bytes: int
+    *,
+    read_write: list[Path],
+    read: list[Path],
+    device: str,
+    tree: str,
+    memory_bytes: int,
+    disk_bytes: int,
+    loopback: bool = False,
 ) -> dict[str, str]:
     """Confines this process for good to Python, the system's libraries and the folders given.
 
-    tree: what `namespace.enter` said. Returns what holds, in the words of `result.Isolation`. A wall that the kernel
-    does not offer is reported as "none", never an error.
+    tree: what `namespace.enter` said. loopback: ranks may talk to each other over TCP. Returns what holds, in the words
+    of `result.Isolation`. A wall that the kernel does not offer is reported as "none", never an error.
     """
     limits.first_for_the_oom_killer()
     limits.apply(memory_bytes, disk_bytes, cuda=device.startswith("cuda"))
@@ -112,7 +122,7 @@ def confine_candidate(
     rules = _rules(device)
     rules += [(folder, landlock.READ) for folder in read]
     rules += [(folder, landlock.read_write(version)) for folder in read_write]
-    return _lock(rules, tree)
+    return _lock(rules, tree, loopback=loopback)
 
 
 def confine_judge(*, read: list[Path], device: str, memory_bytes: int) -> dict[str, str]:

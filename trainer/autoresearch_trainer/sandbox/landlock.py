@@ -27,7 +27,7 @@ ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEV
 
 _RIGHTS_OF_ABI = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1}
 _NET_BIND_CONNECT = 0b11
-_SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
+_SCOPE_ABSTRACT_SOCKETS, _SCOPE_SIGNALS = 0b01, 0b10
 
 
 class _Ruleset(ctypes.Structure):
@@ -63,8 +63,11 @@ def device_rights(version: int) -> int:
     return (READ_FILE | WRITE_FILE | _IOCTL_DEV) & handled_rights(version)
 
 
-def restrict(rules: Iterable[tuple[Path, int]]) -> int:
+def restrict(rules: Iterable[tuple[Path, int]], *, loopback: bool = False) -> int:
     """Confines this process to rules, (path, rights) pairs; every other file is refused from now on.
+
+    loopback: TCP and abstract sockets stay allowed, for ranks that talk to each other: each rank has rules of its own,
+    and a scope ends at them.
 
     Paths that do not exist are left out. Needs no_new_privs. Returns the ABI in use, 0 when the kernel has none; raises
     OSError when it has one and refuses the rules.
@@ -73,10 +76,10 @@ def restrict(rules: Iterable[tuple[Path, int]]) -> int:
     if version == 0:
         return 0
     ruleset = _Ruleset(fs=handled_rights(version))
-    if version >= 4:
+    if version >= 4 and not loopback:
         ruleset.net = _NET_BIND_CONNECT
     if version >= 6:
-        ruleset.scoped = _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS
+        ruleset.scoped = _SCOPE_SIGNALS if loopback else _SCOPE_ABSTRACT_SOCKETS | _SCOPE_SIGNALS
     size = 8 if version < 4 else 16 if version < 6 else 24
     descriptor = kernel.syscall(
         "landlock_create_ruleset", _CREATE_RULESET, ctypes.byref(ruleset), ctypes.c_size_t(size), ctypes.c_uint32(0)

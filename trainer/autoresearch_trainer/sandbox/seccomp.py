@@ -7,11 +7,15 @@ filter starts from "allowed": PyTorch and CUDA use too many calls for a list of 
 import errno
 import signal
 import socket
+from collections.abc import Callable
 from types import ModuleType
 
+from . import kernel
+
+_CONNECTING = ("connect", "bind", "listen", "accept", "accept4")
+"""Ways to other machines and processes; the gate's connection is already open (docs/decisions/0005)."""
+
 REFUSED = (  # noqa: SIM905 - groups of words under their reasons read better than seventy lines
-    # Ways to other machines and processes; the gate's connection is already open (docs/decisions/0005).
-    "connect bind listen accept accept4 "
     # Work that a filter cannot see, because the kernel does it later.
     "io_uring_setup io_uring_enter io_uring_register "
     # Reading or steering other processes.
@@ -27,8 +31,8 @@ REFUSED = (  # noqa: SIM905 - groups of words under their reasons read better th
     "kexec_load kexec_file_load init_module finit_module delete_module reboot acct syslog vhangup "
     "sethostname setdomainname "
     "settimeofday clock_settime clock_adjtime adjtimex iopl ioperm "
-    # Which core runs the trial is the operator's to choose.
-    "sched_setaffinity "
+    # Which core runs the trial is the operator's to choose, and its launcher's turn at the disk too.
+    "sched_setaffinity ioprio_set "
     # Metadata of files outside; Landlock has no rights for these.
     "chown fchown lchown fchownat setxattr lsetxattr fsetxattr setxattrat "
     "removexattr lremovexattr fremovexattr removexattrat"
@@ -41,6 +45,12 @@ out.
 
 _NAMESPACE_FLAGS = (0x00020000, 0x02000000, 0x04000000, 0x08000000, 0x10000000, 0x20000000, 0x40000000)
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI and TIOCLINUX type into the person's terminal
+_OF_A_PROCESS = ("prlimit64", "sched_setscheduler", "sched_setparam", "sched_setattr")
+"""Calls whose first argument names a process, 0 for the caller. The launcher has the candidate's user id, and whoever
+lowers its limits or its priority stops the clock it reads."""
+_OTHER_FAMILIES = (9, 17, 21, 29, 30, 31, 38, 39, 40, 44)
+"""Sockets that are refused even where ranks talk over TCP: X.25, packets, RDS, CAN, TIPC, Bluetooth, the kernel's
+cryptography, NFC, virtual machines, XDP."""
 _SIGNALS_BY_PID = ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo")
 _SIGNALS_OTHERWISE = ("tkill", "pidfd_send_signal")
 
@@ -55,25 +65,27 @@ def library() -> ModuleType | None:
     return module
 
 
-def install(*, own_signals_only: int | None) -> bool:
+def install(*, own_signals_only: int | None, loopback: bool = False) -> bool:
     """Confines this process, its threads and children for good; needs no_new_privs.
 
     own_signals_only: the process id as the kernel's call sees it, when nothing else stops signals to other processes;
-    then signals may go to that id alone. Returns False where libseccomp is missing or the kernel has no filters.
+    then signals may go to that id alone. loopback: sockets of the internet families are allowed, for ranks that talk to
+    each other; a filter cannot tell addresses apart, so something else must keep them on this machine. Returns False
+    where libseccomp is missing or the kernel has no filters.
     """
     seccomp = library()
     if seccomp is None:
         return False
     try:
         program = seccomp.SyscallFilter(seccomp.ALLOW)
-        _add_rules(seccomp, program, own_signals_only)
+        _add_rules(seccomp, program, own_signals_only, loopback)
         program.load()
     except OSError:
         return False
     return True
 
 
-def _add_rules(seccomp: ModuleType, program: "object", own_signals_only: int | None) -> None:
+def _add_rules(seccomp: ModuleType, program: "object", own_signals_only: int | None, loopback: bool) -> None:
     refuse, pretend = seccomp.ERRNO(errno.EPERM), seccomp.ERRNO(0)
 
     def rule(action: int, name: str, *arguments: object) -> None:
@@ -88,11 +100,13 @@ def _add_rules(seccomp: ModuleType, program: "object", own_signals_only: int | N
         rule(refuse, name)
     for name in PRETENDED:
         rule(pretend, name)
-    # Unconnected AF_UNIX streams can reach nobody; datagrams carry an address and can.
-    rule(refuse, "socket", seccomp.Arg(0, seccomp.NE, socket.AF_UNIX))
-    for call in ("socket", "socketpair"):
-        for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
-            rule(refuse, call, seccomp.Arg(1, seccomp.MASKED_EQ, 0xF, kind))
+    _socket_rules(seccomp, rule, loopback)
+    for name in _OF_A_PROCESS:
+        rule(refuse, name, seccomp.Arg(0, seccomp.NE, 0))
+    for argument in (0, 1):  # only the caller's own priority; groups and users hold the launcher too
+        rule(refuse, "setpriority", seccomp.Arg(argument, seccomp.NE, 0))
+    # A process that is not dumpable hides its open files from the watch.
+    rule(refuse, "prctl", seccomp.Arg(0, seccomp.MASKED_EQ, 0xFFFFFFFF, kernel.PR_SET_DUMPABLE))
     for flag in _NAMESPACE_FLAGS:
         rule(refuse, "clone", seccomp.Arg(0, seccomp.MASKED_EQ, flag, flag))
     # clone3 hides its flags behind a pointer; told that it does not exist, the C library falls back to clone.
@@ -109,3 +123,18 @@ def _add_rules(seccomp: ModuleType, program: "object", own_signals_only: int | N
             rule(refuse, name, seccomp.Arg(0, seccomp.NE, own_signals_only))
         for name in _SIGNALS_OTHERWISE:
             rule(refuse, name)
+
+
+def _socket_rules(seccomp: ModuleType, rule: Callable[..., None], loopback: bool) -> None:
+    refuse = seccomp.ERRNO(errno.EPERM)
+    for name in () if loopback else _CONNECTING:
+        rule(refuse, name)
+    if loopback:
+        for family in _OTHER_FAMILIES:
+            rule(refuse, "socket", seccomp.Arg(0, seccomp.EQ, family))
+    else:
+        # Unconnected AF_UNIX streams can reach nobody; datagrams carry an address and can.
+        rule(refuse, "socket", seccomp.Arg(0, seccomp.NE, socket.AF_UNIX))
+        for call in ("socket", "socketpair"):
+            for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+                rule(refuse, call, seccomp.Arg(1, seccomp.MASKED_EQ, 0xF, kind))

@@ -113,12 +113,14 @@ class make_dataloader:
     def _take(self):
         if self._split == "val":
             return _development[0]
-        mine = None
-        for rank in range(WORLD_SIZE):  # every rank reads the same stream and keeps every WORLD_SIZE-th batch
+        mine, turns = None, WORLD_SIZE // _gate.ranks
+        for turn in range(
+            turns
+        ):  # by hand every rank reads the whole stream; in a trial the gate deals the batches out
             batch = next(self._batches, None)
             if batch is None:
                 return None
-            mine = batch if rank == RANK else mine
+            mine = batch if turn == RANK % turns else mine
         return self._to_device(mine)
 
     @staticmethod
@@ -182,6 +184,8 @@ def _validation(tokens=32768):
     """Rows of the validation split, spread over it: (x, y) of EVAL_BATCH rows each, for self-reported trials."""
     from autoresearch_trainer.data import TokenSplit
 
+    if _gate.data_dir is None:
+        raise RuntimeError("a self-reported trial in a cluster brings its own validation data: none are mounted here")
     split = TokenSplit(_gate.data_dir, "val")
     rows = min(max(1, tokens // MAX_SEQ_LEN), (split.tokens - 1) // MAX_SEQ_LEN)
     stride = (split.tokens - 1) // rows

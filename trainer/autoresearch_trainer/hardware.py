@@ -1,0 +1,104 @@
+"""What a trial runs on, and how much of a GPU's memory is in use as the driver sees it.
+
+NVML is asked by NVIDIA's own binding; where that or the driver's library is missing nothing is known, which is no
+error. On a GPU that is cut up (MIG) only the parts that this container was given are visible, and they are what counts.
+"""
+
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_ASK_TORCH = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
+
+
+class GPUs:
+    """The GPUs of this container; empty where there is no driver."""
+
+    def __init__(self) -> None:
+        self._nvml = _nvml()
+        self._handles: list[Any] = [] if self._nvml is None else list(_handles(self._nvml))
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def used_bytes(self) -> list[int]:
+        """Memory in use on each GPU, by whatever process; as nvidia-smi shows it."""
+        used = []
+        for handle in self._handles:
+            with suppress(self._nvml.NVMLError):  # type: ignore[union-attr]  # there are handles, so there is NVML
+                used.append(int(self._nvml.nvmlDeviceGetMemoryInfo(handle).used))  # type: ignore[union-attr]  # as above
+        return used
+
+    def describe(self) -> dict[str, str]:
+        """{"product", "driver"}, as far as the driver says."""
+        found: dict[str, str] = {}
+        if self._nvml is not None and self._handles:
+            with suppress(self._nvml.NVMLError):
+                found["product"] = _text(self._nvml.nvmlDeviceGetName(self._handles[0]))
+                found["driver"] = _text(self._nvml.nvmlSystemGetDriverVersion())
+        return found
+
+
+def _nvml() -> ModuleType | None:
+    try:
+        import pynvml  # type: ignore[import-untyped,unused-ignore]  # the binding has no types
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    module: ModuleType = pynvml
+    return module
+
+
+def _handles(nvml: ModuleType) -> Any:
+    for index in range(nvml.nvmlDeviceGetCount()):
+        device = nvml.nvmlDeviceGetHandleByIndex(index)
+        try:
+            cut_up = nvml.nvmlDeviceGetMigMode(device)[0]
+        except nvml.NVMLError:
+            cut_up = 0
+        if not cut_up:
+            yield device
+            continue
+        for part in range(nvml.nvmlDeviceGetMaxMigDeviceCount(device)):
+            with suppress(nvml.NVMLError):  # a place that holds no part, or another container's
+                yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, part)
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def processor() -> str:
+    """The processor's name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith(("model name", "Model")):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """{"torch", "python"}, without importing torch."""
+    found = {"python": platform.python_version()}
+    with suppress(importlib.metadata.PackageNotFoundError):
+        found["torch"] = importlib.metadata.version("torch")
+    return found
+
+
+def describe(device: str, gpus: GPUs) -> dict[str, str]:
+    """{"product", "driver", "torch", "python"} of a trial on device (cpu or cuda…); no driver on a CPU."""
+    if not device.startswith("cuda"):
+        return {"product": processor(), **versions()}
+    found = gpus.describe()
+    if "product" not in found:
+        # In a process of its own: asking CUDA costs half a gigabyte that the caller would keep.
+        asked = subprocess.run([sys.executable, "-c", _ASK_TORCH], capture_output=True, text=True, check=False)
+        found["product"] = asked.stdout.strip() or "unknown"
+    return {**found, **versions()}

@@ -18,6 +18,8 @@ from clusterlab.processes import Daemon, Reaper, free_ports, listening
 
 GPU = "nvidia.com/gpu"
 LEASE_SECONDS = 40
+ANCHOR = "anchor"
+"""A node that takes no pods and is never lost."""
 
 PRODUCTS: Mapping[str, tuple[int, int, int]] = {
     "NVIDIA-H100-80GB-HBM3": (81559, 9, 0),
@@ -189,8 +191,15 @@ class Kwok:
         """The machine is cut off: no heartbeat, no news of its pods, and what is deleted there stays Terminating.
 
         The node counts as lost at once (Ready=Unknown and the taint unreachable:NoExecute), without the grace period
-        that the node controller would wait; pods then go by their own tolerationSeconds.
+        that the node controller would wait; pods then go by their own tolerationSeconds. With more than two nodes
+        lost at once and more than half of all, the node controller suspects the network and evicts nobody.
         """
+        if ANCHOR not in self.nodes:
+            # Were all nodes lost, the node controller would take that for its own fault and evict nobody either.
+            anchor = node(ANCHOR, gpus=0)
+            anchor["spec"]["unschedulable"] = True
+            self._cluster.api.create("/api/v1/nodes", anchor)
+            self.nodes.append(ANCHOR)
         self._cluster.api.patch(f"/api/v1/nodes/{name}", {"metadata": {"labels": {stages.LABEL_ALIVE: None}}})
         # KWOK must have let go of the node, or it would set Ready back.
         time.sleep(0.5)
@@ -198,8 +207,10 @@ class Kwok:
             f"/api/v1/nodes/{name}/status", self._ready("Unknown", "NodeStatusUnknown"), STRATEGIC_PATCH
         )
         self._cluster.api.wait(
-            lambda: any(t["key"] == "node.kubernetes.io/unreachable" for t in self._taints(name)),
-            f"node {name} tainted as unreachable",
+            lambda: any(
+                t["key"] == "node.kubernetes.io/unreachable" and t["effect"] == "NoExecute" for t in self._taints(name)
+            ),
+            f"node {name} tainted unreachable:NoExecute",
         )
 
     def find_again(self, name: str) -> None:

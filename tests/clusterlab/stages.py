@@ -245,6 +245,8 @@ def configuration(lease_seconds: int) -> list[Object]:
     options: Object = {
         "manageAllNodes": False,
         "manageNodesWithLabelSelector": f"{LABEL_ALIVE}=alive",
+        "cidr": "10.250.0.0/16",
+        "nodeIP": "10.255.0.1",
         "nodeLeaseDurationSeconds": lease_seconds,
         "podPlayStageParallelism": 16,
         "nodePlayStageParallelism": 4,

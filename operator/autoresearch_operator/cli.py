@@ -265,6 +265,26 @@ def prepare(context: typer.Context) -> None:
 
 
 @app.command()
+def render(
+    file: Annotated[Path, typer.Argument(help="A ResearchRun, as `kubectl apply` takes it.")],
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace. Default: the file's.")] = None,
+    trainer_image: Annotated[
+        str | None,
+        typer.Option(help="Trainer image of the installation. Default: AUTORESEARCH_TRAINER_IMAGE, or the chart's."),
+    ] = None,
+) -> None:
+    """Print as YAML what a run would put into a cluster for its first trial. Nothing is sent anywhere."""
+    from autoresearch_operator.render import RenderError
+    from autoresearch_operator.render import render as rendered
+
+    with _sentences():
+        try:
+            typer.echo(rendered(file, namespace=namespace, image=trainer_image), nl=False)
+        except RenderError as error:
+            raise Refusal(str(error)) from None
+
+
+@app.command()
 def doctor(workdir: Workdir = None, as_json: Json = False) -> None:
     """Look at this machine: cores, quota, memory, GPUs, isolation, clock noise, disk."""
     from autoresearch_operator.local import doctor as doctors

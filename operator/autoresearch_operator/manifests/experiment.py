@@ -17,7 +17,7 @@ from autoresearch_operator.manifests.names import (
     RUN_KIND,
     Object,
     experiment_name,
-    owned_by,
+    ownership,
     run_labels,
     seconds,
     stamp,
@@ -59,7 +59,7 @@ def experiment(run: Object, record: ExperimentRecord, experiments: Sequence[Expe
             "name": experiment_name(name, record.number),
             "namespace": run["metadata"]["namespace"],
             "labels": {**run_labels(name), LABEL_EXPERIMENT: str(record.number)},
-            "ownerReferences": owned_by(run, RUN_KIND),
+            **ownership(run, RUN_KIND),
         },
         "spec": {
             "number": record.number,

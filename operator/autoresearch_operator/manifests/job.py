@@ -21,7 +21,7 @@ from autoresearch_operator.manifests.names import (
     Object,
     experiment_name,
     job_name,
-    owned_by,
+    ownership,
     run_labels,
     stamp,
 )
@@ -99,7 +99,7 @@ def trial_job(
             "namespace": run["metadata"]["namespace"],
             "labels": {**labels, **queue},
             "annotations": identity,
-            "ownerReferences": owned_by(experiment, EXPERIMENT_KIND) if experiment else [],
+            **ownership(experiment, EXPERIMENT_KIND),
         },
         "spec": {
             # One pod, ever: an attempt is one measurement, and the operator decides on the next one. So there is no

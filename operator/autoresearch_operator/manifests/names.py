@@ -69,24 +69,22 @@ def selector(run: str) -> str:
     return f"{LABEL_MANAGED_BY}={MANAGER},{LABEL_RUN}={run}"
 
 
-def owned_by(owner: Object, kind: str) -> list[dict[str, Any]]:
-    """The ownerReferences of a child of `owner`, an object of our API: the garbage collector deletes it with its owner.
+def ownership(owner: Object | None, kind: str) -> dict[str, Any]:
+    """The part of a child's metadata that names `owner`, an object of our API; the garbage collector deletes both.
 
     `blockOwnerDeletion` stays out: it would need the right to set finalizers on the owner, for no gain.
-    An object that is not in the cluster yet (`autoresearch render`) has no UID and gives no reference.
+    Empty for an owner that is not in the cluster (`autoresearch render`), because it has no UID yet.
     """
-    metadata = owner["metadata"]
-    if not metadata.get("uid"):
-        return []
-    return [
-        {
-            "apiVersion": API_VERSION,
-            "kind": kind,
-            "name": metadata["name"],
-            "uid": metadata["uid"],
-            "controller": True,
-        }
-    ]
+    if owner is None or not owner["metadata"].get("uid"):
+        return {}
+    reference = {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+    }
+    return {"ownerReferences": [reference]}
 
 
 def stamp(seconds: float) -> str:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoresearch_operator.manifests.names import LABEL_RUN, RUN_KIND, Object, network_policy_name, owned_by, run_labels
+from autoresearch_operator.manifests.names import (
+    LABEL_RUN,
+    RUN_KIND,
+    Object,
+    network_policy_name,
+    ownership,
+    run_labels,
+)
 
 
 def network_policy(run: Object) -> dict[str, Any]:
@@ -21,7 +28,7 @@ def network_policy(run: Object) -> dict[str, Any]:
             "name": network_policy_name(name),
             "namespace": run["metadata"]["namespace"],
             "labels": run_labels(name),
-            "ownerReferences": owned_by(run, RUN_KIND),
+            **ownership(run, RUN_KIND),
         },
         "spec": {
             "podSelector": {"matchLabels": {LABEL_RUN: name}},

@@ -52,8 +52,8 @@ def shares(spec: ResearchRunSpec, tier: Tier, settings: TrialSettings) -> Shares
         storage=asked.ephemeral_storage_bytes or default.storage,
     )
     limits = Limits(
-        memory=train.memory - min(_MEMORY_RESERVE, train.memory // 4),
-        disk=train.storage - min(_STORAGE_RESERVE, train.storage // 8),
+        memory=max(64 * MIB, train.memory - min(_MEMORY_RESERVE, train.memory // 4)),
+        disk=max(1 * MIB, train.storage - min(_STORAGE_RESERVE, train.storage // 8)),
         processes=PROCESSES_PER_GPU * gpus,
         artifact=max(1 * MIB, min(8 * GIB, train.storage // 2)),
     )

@@ -15,7 +15,7 @@ from autoresearch_operator.manifests.names import (
     LABEL_EXPERIMENT,
     Object,
     experiment_name,
-    owned_by,
+    ownership,
     run_labels,
 )
 from autoresearch_operator.research.records import ExperimentRecord
@@ -74,7 +74,7 @@ def config_map(
             "namespace": run["metadata"]["namespace"],
             "labels": {**run_labels(name), LABEL_EXPERIMENT: str(record.number)},
             "annotations": {ANNOTATION_SOURCE: sha256},
-            "ownerReferences": owned_by(experiment, EXPERIMENT_KIND) if experiment else [],
+            **ownership(experiment, EXPERIMENT_KIND),
         },
         "immutable": True,
         "binaryData": {KEY: base64.b64encode(packed).decode("ascii")},

@@ -6,6 +6,8 @@ import copy
 import json
 from typing import Any
 
+import yaml
+from autoresearch_operator.api import yamltree
 from autoresearch_operator.api.load import load_run
 from autoresearch_operator.api.reasons import ExperimentKind
 from autoresearch_operator.api.run import ResearchRun
@@ -179,3 +181,9 @@ def finished_pod(result: dict[str, Any] | str = RESULT, phase: str = "Succeeded"
             **more,
         },
     )
+
+
+if __name__ == "__main__":
+    # python tests/unit/manifests/podshapes.py > tests/unit/manifests/minimal_job.yaml
+    print("# The Job of a first attempt at `spec: {}`, as the API server gets it. A test compares it.")
+    print(yaml.dump(job_of(), Dumper=yamltree.Dumper, sort_keys=False, width=120), end="")

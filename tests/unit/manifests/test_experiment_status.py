@@ -97,7 +97,7 @@ def test_a_finer_reason_stands_before_the_sentence() -> None:
         val_bpb=None,
         reason=VerdictReason.CRASHED,
         detail="ValueError",
-        message="bad shape",
+        message="not 2-D",
     )
     assert status(RECORD, [crashed], None, T0)["trials"][0]["message"] == "ValueError: not 2-D"
 

@@ -256,5 +256,5 @@ def test_the_network_policy_denies_both_ways() -> None:
 def test_the_minimal_runs_job_reads_as_the_golden_file_does(request: pytest.FixtureRequest) -> None:
     golden = request.path.with_name("minimal_job.yaml")
     assert yaml.safe_load(golden.read_text(encoding="utf-8")) == job_of(), (
-        "the Job of `spec: {}` changed; when that is meant, write the new one to tests/unit/manifests/minimal_job.yaml"
+        "the Job of `spec: {}` changed; when that is meant, write it anew: see the end of podshapes.py"
     )

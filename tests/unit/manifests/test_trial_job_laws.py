@@ -12,6 +12,7 @@ from autoresearch_operator.manifests.job import trial_job
 from autoresearch_operator.manifests.settings import Hardware
 from autoresearch_operator.research.names import random_seed
 from autoresearch_operator.research.records import Purpose, TrialKey, TrialStart
+from autoresearch_trainer.pod import spec as pod_spec_of_the_trainer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from podshapes import containers, pod_spec
@@ -197,6 +198,7 @@ def the_three_are_told_the_same(job: dict[str, Any], run: ResearchRun, start: Tr
     text = texts.pop()
     assert "$" not in text, "the kubelet would replace $(NAME)"
     document = json.loads(text)
+    pod_spec_of_the_trainer.parse(document)
     assert document["command"] == list(run.spec.trainer.command)
     assert document["seed"] == random_seed(0, start.key.seed)
     assert document["sourceSHA256"] == shapes.SHA

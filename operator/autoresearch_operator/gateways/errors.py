@@ -62,6 +62,14 @@ class Outcome(StrEnum):
     """A lock file of another process stayed for longer than we wait; nothing moved."""
 
 
+class RemoteError(GitError):
+    """A server did not give what a clone needs; `outcome` is the fact, the message the sentence."""
+
+    def __init__(self, message: str, outcome: Outcome) -> None:
+        super().__init__(message)
+        self.outcome = outcome
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of talking to a repository, with a sentence when it is not PUSHED."""

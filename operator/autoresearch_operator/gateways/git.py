@@ -235,17 +235,21 @@ class Repository:
 
     def same_files(self, one: str, other: str, patterns: Sequence[str]) -> bool:
         """Whether the declared files of two commits are identical, modes included."""
+        return not self.differing(one, other, patterns)
 
-        def chosen(commit: str) -> dict[str, Entry]:
+    def differing(self, one: str, other: str, patterns: Sequence[str]) -> tuple[str, ...]:
+        """The declared files that differ between two commits, or are in only one of them, sorted."""
+
+        def chosen(commit: str) -> set[tuple[str, Entry]]:
             return {
-                path: entry
+                (path, entry)
                 for path, entry in self.entries(commit).items()
                 if any(
                     path == p or path.startswith(p.rstrip("/") + "/") or fnmatch.fnmatchcase(path, p) for p in patterns
                 )
             }
 
-        return chosen(one) == chosen(other)
+        return tuple(sorted({path for path, _ in chosen(one) ^ chosen(other)}))
 
     def branch_log(self, rev: str, *, limit: int = 10_000) -> list[Commit]:
         """The first-parent history of a ref or commit, newest first."""
@@ -259,6 +263,13 @@ class Repository:
         if old == new or old in self.commit(new).parents:
             return True
         return self.runner.run("merge-base", "--is-ancestor", "--end-of-options", old, new).code == 0
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """The newest commit that both contain; None: their histories have nothing in common."""
+        finished = self.runner.run("merge-base", "--end-of-options", one, other)
+        if finished.code not in (0, 1):
+            raise fault(finished.err, f"comparing {one[:12]} with {other[:12]}")
+        return finished.out.decode().strip() or None
 
     # --- writing ----------------------------------------------------------------------------------------------
 
@@ -325,12 +336,21 @@ class Repository:
 
     # --- keeping ------------------------------------------------------------------------------------------------
 
-    def check(self) -> list[str]:
-        """What `git fsck` finds wrong with what the refs reach; empty when all is well."""
-        finished = self.runner.run("fsck", "--full", "--no-dangling", "--no-progress", "--no-reflogs")
+    def check(self, *, contents: bool = True) -> list[str]:
+        """What `git fsck` finds wrong with what the refs reach; empty when all is well.
+
+        Without `contents` files are only looked for, not read: enough to find what a cut or a lost file did.
+        """
+        how = "--full" if contents else "--connectivity-only"
+        finished = self.runner.run("fsck", how, "--no-dangling", "--no-progress", "--no-reflogs")
         lines = (finished.err + finished.out.decode("utf-8", "replace")).splitlines()
         # A cloned history may hold old sins of form ("error in tree …: zeroPaddedFilemode"); those are no damage.
         return [line for line in lines if line.strip() and not line.startswith(("notice:", "warning in", "error in"))]
+
+    def loose_objects(self) -> int:
+        """About how many objects are files of their own: names are evenly spread, so one folder of 256 tells."""
+        folder = self.path / "objects" / "17"
+        return 256 * sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
     def repack(self) -> None:
         """Puts loose objects into a pack, keeping unreachable ones; seconds for 50,000 objects."""

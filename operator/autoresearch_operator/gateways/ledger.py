@@ -128,6 +128,17 @@ class Ledger:
             raise GitError("a ledger commit was not written")
         return tip
 
+    def same(
+        self, experiments: Sequence[ExperimentRecord], trials: Iterable[TrialRecord], run: Mapping[str, Any]
+    ) -> bool:
+        """Whether the newest commit says exactly this already, so that there is nothing to write."""
+        if self.tip is None:
+            return False
+        if self._written is None:
+            self.read()
+        blocks = {**_blocks(experiments, trials), "run.json": run}
+        return self._written == blocks and not _alive(experiments, self._parents)
+
     def moved(
         self,
         tip: str,
@@ -185,6 +196,22 @@ def read_contents(repository: Repository, commit: str) -> Contents:
     if not isinstance(run, dict):
         raise RepositoryDamaged(f"run.json in ledger commit {commit[:12]} is not an object")
     return Contents(tuple(experiments), tuple(trials), run)
+
+
+def read_run(repository: Repository, commit: str) -> dict[str, Any]:
+    """What one ledger commit says that the run is, without its records.
+
+    Raises:
+        RepositoryDamaged: it is missing or not readable.
+    """
+    entry = repository.entries(commit).get("run.json")
+    try:
+        run = json.loads(repository.blob(entry.sha)) if entry else None
+    except ValueError as error:
+        raise RepositoryDamaged(f"run.json in ledger commit {commit[:12]}: {error}") from None
+    if not isinstance(run, dict):
+        raise RepositoryDamaged(f"run.json in ledger commit {commit[:12]} is not an object")
+    return run
 
 
 def branch_owner(

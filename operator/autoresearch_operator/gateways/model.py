@@ -12,6 +12,8 @@ PACKED_LIMIT = 700 * 1024
 """Bytes that a candidate's inputs may have when packed; an object of a cluster's API has room for 1 MiB."""
 RAW_LIMIT = 16 * 1024 * 1024
 """Bytes of inputs that are looked at; more is refused without packing them."""
+TEMPLATE_TIME = 1_735_689_600
+"""Date of a template's first commit, 2025-01-01: a template has no date, and runs with one seed share commit names."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ of a surrounding git (we may have been started from a hook) gets through.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import re
@@ -14,8 +15,10 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, cast
+from urllib.parse import quote
 
 from git import Git
 
@@ -47,6 +50,26 @@ class Access:
     """The ssh to use; it must not ask questions."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """More variables, such as what the askpass program reads."""
+    configuration: Mapping[str, str] = field(default_factory=dict)
+    """More of git's settings; they come after the hardening ones, in this order."""
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    """What must never be repeated from git's or a server's words: passwords, and user names that are tokens."""
+
+    def redact(self, text: str) -> str:
+        """`text` without the secrets, in any of the forms that git and servers write them in."""
+        for form in self._forms:
+            text = text.replace(form, "[redacted]")
+        return text
+
+    @cached_property
+    def _forms(self) -> tuple[str, ...]:
+        found: set[str] = set()
+        for secret in self.secrets:
+            # A key has many lines, and one of them is enough to be a leak.
+            for part in (secret, *(line for line in secret.splitlines() if len(line) >= 16)):
+                found |= {part, quote(part, safe=""), quote(part), base64.b64encode(part.encode()).decode()}
+        # Longest first: a part that is replaced before the whole would leave the rest standing.
+        return tuple(sorted((form for form in found if form.strip()), key=len, reverse=True))
 
     @classmethod
     def local(cls) -> Access:
@@ -79,7 +102,7 @@ def _configuration(access: Access) -> dict[str, str]:
         "http.followRedirects": "false",
     }
     settings |= {f"protocol.{name}.allow": "always" for name in sorted(access.protocols)}
-    return settings
+    return settings | dict(access.configuration)
 
 
 def _environment(git_dir: Path, access: Access) -> dict[str, str]:
@@ -161,7 +184,12 @@ class GitRunner:
         except subprocess.TimeoutExpired:
             kill_group(process)
             return Finished(-1, b"", f"git {args[0]} was not done after {timeout:.0f} s and was ended")
-        return Finished(process.returncode, out, err.decode("utf-8", "replace"))
+        words = err.decode("utf-8", "replace")
+        if self.access.secrets:
+            # Only conversations with servers carry secrets, and what those print is text.
+            out = self.access.redact(out.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            words = self.access.redact(words)
+        return Finished(process.returncode, out, words)
 
     def check(self, *args: str, doing: str, data: bytes = b"", timeout: float = LOCAL_SECONDS) -> bytes:
         """As `run`; its output, or the named exception with `doing` in the sentence.

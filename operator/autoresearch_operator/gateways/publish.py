@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
 from autoresearch_operator.gateways.errors import Outcome, Result
 from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.ledger import branch_owner
+from autoresearch_operator.gateways.process import Access
 from autoresearch_operator.gateways.remote import Remote
 
 SEEN = "refs/remote/seen/"
@@ -59,3 +65,38 @@ def publish(repository: Repository, url: str, branch_ref: str, ledger_ref: str) 
         if ours != theirs:
             changes.append(Change(ref, theirs, ours))
     return remote.push(changes) if changes else Result(Outcome.PUSHED, refs={})
+
+
+def foreign_owner(
+    repository: Repository, url: str, access: Access, ledgers: Iterable[str], branch_ref: str, own_ref: str
+) -> Result:
+    """BRANCH_IN_USE when one of a server's other `ledgers` says that its unfinished run lands on `branch_ref`.
+
+    Only the newest commits of the ledgers are fetched, and into a repository that is thrown away: a ledger's history
+    holds every candidate of its run.
+    """
+    others = sorted(ref for ref in ledgers if ref != own_ref)
+    if not others:
+        return Result(Outcome.PUSHED)
+    folder = Path(tempfile.mkdtemp(prefix=".owners-", dir=repository.path.parent))
+    try:
+        scratch = Repository.init(folder / "owners.git", access=repository.access)
+        try:
+            fetched = Remote(scratch, url, access).fetch(
+                {ref: SEEN + ref.removeprefix("refs/") for ref in others}, tips_only=True
+            )
+            if not fetched.ok:
+                return fetched
+            owner = branch_owner(scratch, branch_ref, "", SEEN)
+        finally:
+            scratch.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a copy, made by this call
+    if owner is None:
+        return Result(Outcome.PUSHED)
+    other = "refs/" + owner.removeprefix(SEEN)
+    return Result(
+        Outcome.BRANCH_IN_USE,
+        f"{branch_ref} at {url} belongs to the unfinished run of {other}: choose another source.branch, or, if that "
+        f"run is gone for good, delete {other} on the server",
+    )

@@ -7,10 +7,17 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autoresearch_operator.gateways.errors import GitError, Outcome, Result, SourceNotFound, StorageFull
+from autoresearch_operator.gateways.errors import (
+    GitError,
+    Outcome,
+    RemoteError,
+    Result,
+    SourceNotFound,
+    StorageFull,
+)
 from autoresearch_operator.gateways.git import IDENTITY, ZERO, Change, Repository
 from autoresearch_operator.gateways.names import check_ref, check_url, is_sha
-from autoresearch_operator.gateways.process import FULL, REMOTE_SECONDS, Access
+from autoresearch_operator.gateways.process import FULL, REMOTE_SECONDS, Access, GitRunner
 
 _CREDENTIALS = re.compile(
     r"Authentication failed|could not read (Username|Password)|terminal prompts disabled|Permission denied \("
@@ -32,16 +39,21 @@ SENTENCES = {
 class Remote:
     """A repository elsewhere, as seen from a local one."""
 
-    def __init__(self, repository: Repository, url: str) -> None:
-        """Raises SourceRefused: the URL is of a kind that is not used."""
+    def __init__(self, repository: Repository, url: str, access: Access | None = None) -> None:
+        """`access`: how to reach the server, credentials included; unset, the repository's own.
+
+        Raises:
+            SourceRefused: the URL is of a kind that is not used.
+        """
         self.repository = repository
-        self.url = check_url(url, repository.access)
+        self.url = check_url(url, access or repository.access)
+        self._runner = repository.runner if access is None else GitRunner(repository.path, access)
         self.refs: dict[str, str] = {}
         """Where the server's refs were when we last heard."""
 
-    def look(self, *patterns: str) -> Result:
+    def look(self, *patterns: str, timeout: float = REMOTE_SECONDS) -> Result:
         """Asks where the server's refs are; `refs` of the result holds them, "HEAD" among them."""
-        finished = self.repository.runner.run("ls-remote", "--quiet", "--", self.url, *patterns, timeout=REMOTE_SECONDS)
+        finished = self._runner.run("ls-remote", "--quiet", "--", self.url, *patterns, timeout=timeout)
         if finished.code != 0:
             return self._trouble(finished.err)
         rows = [line.split("\t", 1) for line in finished.out.decode("utf-8", "replace").splitlines() if "\t" in line]
@@ -49,15 +61,17 @@ class Remote:
         self.refs = found if not patterns else self.refs | found
         return Result(Outcome.PUSHED, refs=dict(found))
 
-    def fetch(self, refs: Mapping[str, str]) -> Result:
+    def fetch(self, refs: Mapping[str, str], *, tips_only: bool = False) -> Result:
         """Brings the server's refs here: server's name (or a full commit) to the local ref that takes it.
 
-        The local refs are overwritten: give names of their own, such as `refs/remote/…`.
+        The local refs are overwritten: give names of their own, such as `refs/remote/…`. `tips_only`: their newest
+        commits without history, which is for repositories that are thrown away.
         """
         specs = [f"+{source}:{check_ref(target)}" for source, target in refs.items()]
-        finished = self.repository.runner.run(
+        finished = self._runner.run(
             "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance",
-            "--no-recurse-submodules", "--", self.url, *specs, timeout=REMOTE_SECONDS,
+            "--no-recurse-submodules", *(["--depth=1"] if tips_only else []), "--", self.url, *specs,
+            timeout=REMOTE_SECONDS,
         )  # fmt: skip
         if finished.code != 0:
             return self._trouble(finished.err)
@@ -78,7 +92,7 @@ class Remote:
         # nothing is ever taken away.
         leases = [f"--force-with-lease={change.ref}:{change.old or ''}" for change in changes]
         specs = [f"{change.new}:{change.ref}" for change in changes]
-        finished = self.repository.runner.run(
+        finished = self._runner.run(
             "push", "--quiet", "--porcelain", "--atomic", "--no-verify", "--no-recurse-submodules", *leases,
             "--", self.url, *specs, timeout=REMOTE_SECONDS,
         )  # fmt: skip
@@ -134,13 +148,13 @@ def clone(
     repository = Repository.init(path, access=access, identity=identity)
     try:
         remote = Remote(repository, url)
-        wanted = _source(remote, ref)
+        wanted = source_name(remote, ref)
         refs = {wanted: "refs/remote/source"}
         if branch_ref in remote.refs:
             refs[branch_ref] = "refs/remote/branch"
         result = remote.fetch(refs)
         if not result.ok:
-            raise _failure(result)
+            raise failure(result)
         source = repository.resolve("refs/remote/source")
         start = repository.resolve_or_none("refs/remote/branch") or source
         repository.set_head(branch_ref)
@@ -153,11 +167,16 @@ def clone(
     return repository, source
 
 
-def _source(remote: Remote, ref: str) -> str:
-    """The server's full name for what a person calls `ref`."""
+def source_name(remote: Remote, ref: str) -> str:
+    """The server's full name for what a person calls `ref`; `remote.refs` is filled afterwards.
+
+    Raises:
+        SourceNotFound: the repository or the ref does not exist.
+        RemoteError: the server does not answer or does not accept us.
+    """
     result = remote.look()
     if not result.ok:
-        raise _failure(result)
+        raise failure(result)
     for name in (ref, f"refs/heads/{ref}", f"refs/tags/{ref}"):
         if name in result.refs and result.refs[name] != ZERO:
             return name
@@ -168,5 +187,8 @@ def _source(remote: Remote, ref: str) -> str:
     raise SourceNotFound(f"source.ref {ref!r} is not in {remote.url}; its branches: {known}")
 
 
-def _failure(result: Result) -> GitError:
-    return SourceNotFound(result.message) if result.outcome is Outcome.NOT_FOUND else GitError(result.message)
+def failure(result: Result) -> GitError:
+    """The exception for what a clone cannot do without."""
+    if result.outcome is Outcome.NOT_FOUND:
+        return SourceNotFound(result.message)
+    return RemoteError(result.message, result.outcome)

@@ -9,14 +9,12 @@ from typing import Any
 
 from autoresearch_operator.gateways.codec import dumps
 from autoresearch_operator.gateways.git import Repository
+from autoresearch_operator.gateways.model import TEMPLATE_TIME
 from autoresearch_operator.gateways.process import Access
 from autoresearch_operator.gateways.remote import clone
 from autoresearch_operator.local.durable import quarantine, write_durable
 from autoresearch_operator.local.workfiles import RunFile, StoreError, run_as_json
 from autoresearch_operator.research.names import default_branch, ledger_ref
-
-TEMPLATE_TIME = 1_735_689_600
-"""Date of a template's first commit, 2025-01-01: a template has no date, and runs with one seed share commit names."""
 
 
 def make_run(

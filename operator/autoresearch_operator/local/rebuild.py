@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
 from pathlib import Path
 
 from autoresearch_operator.gateways.codec import dumps
@@ -12,29 +11,9 @@ from autoresearch_operator.gateways.errors import GitError, RepositoryDamaged
 from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.ledger import read_contents
 from autoresearch_operator.gateways.process import Access
+from autoresearch_operator.gateways.repair import salvage
 from autoresearch_operator.local.durable import DamagedFile, quarantine, read_json, sync_folder, write_durable
 from autoresearch_operator.local.workfiles import RunFile, rewrite_commits, run_as_json, run_from_json
-
-STALE_SECONDS = 2.0
-"""A lock file this old, while no run works on the folder, was left by a git that was killed: git holds them for ms."""
-
-
-def clear_stale_locks(repository: Path, notes: list[str]) -> None:
-    """Moves lock files of killed git processes out of the way. A fresh one is given `STALE_SECONDS` to vanish."""
-    places = [*repository.glob("*.lock"), *(repository / "refs").rglob("*.lock")]
-    for path in places:
-        try:
-            while (age := time.time() - path.stat().st_mtime) < STALE_SECONDS:
-                # A clock that was set back would make us wait for ever.
-                time.sleep(min(max(STALE_SECONDS - age, 0.05), STALE_SECONDS) if age >= 0 else STALE_SECONDS)
-                if age < 0:
-                    break
-            kept = repository.parent / "stale-locks"
-            kept.mkdir(exist_ok=True)
-            path.rename(kept / f"{time.time_ns()}-{path.name}")
-        except FileNotFoundError:
-            continue  # its owner finished
-        notes.append(f"{path} was left by a git that was killed; it was moved to {kept.name}/")
 
 
 def read_run(workdir: Path, access: Access, repair: bool, notes: list[str]) -> RunFile | None:
@@ -146,7 +125,7 @@ def _rebuild(workdir: Path, run: RunFile, access: Access) -> Repository:
     pack = _pack(workdir / "source.pack", run)
     if pack is not None:
         repository.restore_snapshot(pack, run.source_commit)
-    salvaged = _salvage(workdir / "repo.git", repository, access)
+    salvaged = salvage(workdir / "repo.git", repository)
     if not repository.has(run.source_commit):
         raise RepositoryDamaged(
             "the repository is damaged and so is source.pack: restore one of them from a backup, or start a new run"
@@ -160,21 +139,6 @@ def _rebuild(workdir: Path, run: RunFile, access: Access) -> Repository:
     if problems:
         raise RepositoryDamaged(f"the repository could not be rebuilt: {problems[0]}")
     return repository
-
-
-def _salvage(damaged: Path, repository: Repository, access: Access) -> dict[str, str]:
-    """Copies the history of every ref that the damaged repository can still give, and returns those refs."""
-    old = Repository(damaged, access, repository.identity)
-    try:
-        refs = old.refs()
-    except GitError:
-        return {}
-    found: dict[str, str] = {}
-    for ref, commit in refs.items():
-        packed = old.runner.run("pack-objects", "--revs", "--stdout", "-q", data=f"{commit}\n".encode())
-        if packed.code == 0 and repository.runner.run("index-pack", "--stdin", data=packed.out).code == 0:
-            found[ref] = commit
-    return found
 
 
 def _rewrite(workdir: Path, repository: Repository) -> None:

@@ -23,6 +23,7 @@ from autoresearch_operator.gateways.landing import reparent
 from autoresearch_operator.gateways.ledger import Ledger
 from autoresearch_operator.gateways.process import Access
 from autoresearch_operator.gateways.publish import follow, publish
+from autoresearch_operator.gateways.repair import clear_stale_locks
 from autoresearch_operator.local import rebuild, recovery
 from autoresearch_operator.local.creation import make_run
 from autoresearch_operator.local.durable import (
@@ -149,7 +150,7 @@ class Store:
         notes: list[str] = []
         path = workdir / "repo.git"
         if lock is not None:
-            rebuild.clear_stale_locks(path, notes)
+            clear_stale_locks(path, notes)
         try:
             run = rebuild.read_run(workdir, access, lock is not None, notes)
         except DamagedFile as error:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from autoresearch_operator.api.reasons import Verdict, VerdictReason
+from autoresearch_operator.gateways import repair
 from autoresearch_operator.gateways.git import Repository
-from autoresearch_operator.local import rebuild
 from autoresearch_operator.local.durable import RunLocked, StorageFull
 from autoresearch_operator.local.store import BranchMoved, NotARun, Store, StoreError
 from hypothesis import HealthCheck, given, settings
@@ -212,7 +212,7 @@ def test_a_rebuilt_repository_keeps_what_a_person_put_into_the_old_one(campaign)
 def test_a_lock_that_a_killed_git_left_is_moved_away(campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     campaign.grow(1)
     campaign.store.close()
-    monkeypatch.setattr(rebuild, "STALE_SECONDS", 0.05)
+    monkeypatch.setattr(repair, "STALE_SECONDS", 0.05)
     lock = campaign.store.workdir / "repo.git" / f"{campaign.store.run.ledger_ref}.lock"
     lock.touch()
     store = assert_same(campaign, campaign.store.workdir)

@@ -152,6 +152,9 @@ def test_1_names_from_which_job_names_cannot_be_made_are_refused(name: str, sent
     with pytest.raises(ApiError) as error:
         runs.create(name=name)
     assert sentence in refused(error)
+
+
+def test_1_a_name_of_40_characters_is_taken(runs: Runs) -> None:
     assert runs.create(name="a" * 40)
 
 

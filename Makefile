@@ -7,7 +7,7 @@ RUN_STAMP := .venv/.run-ready
 DEV_STAMP := .venv/.dev-ready
 SOURCES := operator/pyproject.toml trainer/pyproject.toml
 
-.PHONY: help quickstart test lint perf chaos lock generate clean
+.PHONY: help quickstart test lint perf chaos images lock generate clean
 
 ##@ First steps
 
@@ -31,6 +31,11 @@ perf: $(DEV_STAMP) ## Measure the figures of docs/benchmarks.md at full size on 
 chaos: $(DEV_STAMP) ## Kill a run 100 times at random instants and compare it with an undisturbed one
 	@AUTORESEARCH_FULL=1 $(BIN)/python -m pytest tests/chaos
 
+##@ Cluster
+
+images: ## Build both container images; REGISTRY=host/team TAG=0.1.0 PUSH=1 names and pushes them
+	@scripts/images $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(TAG),--tag "$(TAG)") $(if $(PUSH),--push) $(IMAGE_ARGUMENTS)
+
 ##@ Upkeep
 
 lock: .tools/ready ## Compile the hash-locked requirement files from the two pyproject files
@@ -39,6 +44,7 @@ lock: .tools/ready ## Compile the hash-locked requirement files from the two pyp
 generate: $(DEV_STAMP) ## Rewrite what is generated from code (reference pages, CRDs, the chart's values schema)
 	@$(BIN)/python scripts/generate_docs.py
 	@$(BIN)/python scripts/generate_crds.py
+	@$(BIN)/python scripts/generate_chart.py
 
 clean: ## Remove environments and caches of this checkout (runs/ is yours and stays)
 	@rm -rf .venv .tools .mypy_cache .ruff_cache .hypothesis .pytest_cache .import_linter_cache

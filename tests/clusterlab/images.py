@@ -67,8 +67,8 @@ def project(*, registry: str = "localhost", tag: str = "test", variant: str = "c
     """
     folder = tools.cache().parent / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, str(ROOT / "scripts" / "images"), "--local-base", "--variant", variant]
-    command += ["--registry", registry, "--tag", tag, "--save", str(folder)]
+    command = [sys.executable, str(ROOT / "scripts" / "build_images.py"), "--local-base", "--variant", variant]
+    command += ["--registry", registry, "--tag", tag, "--save", str(folder), "--store", str(folder / "store")]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode != 0:
         tail = "\n".join(built.stderr.strip().splitlines()[-15:])

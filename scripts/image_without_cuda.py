@@ -5,7 +5,7 @@ PyPI has one torch for x86-64, the CUDA build: 5 GB of which a CPU uses 1. torch
 CUDA's, so the files cannot simply go. Each is replaced by a small library of the same name that has the same versioned
 symbols; every function in it ends the process with a sentence. What is only loaded when a GPU is there is deleted.
 
-Usage, inside the environment to shrink: image-without-cuda [SITE_PACKAGES]. Needs gcc, ld and readelf.
+Usage, inside the environment to shrink: image_without_cuda.py [SITE_PACKAGES]. Needs gcc, ld and readelf.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from pathlib import Path
 # Smaller files stay: their place in the image is not worth a stub.
 KEEP_BELOW_BYTES = 4 << 20
 SYMBOL = re.compile(
-    r"^\s*\d+: [0-9a-f]+\s+(?P<size>\S+) (?P<type>\S+)\s+(?P<bind>GLOBAL|WEAK|UNIQUE)\s+\S+\s+(?P<section>\S+) (?P<name>\S+)"
+    r"^\s*\d+: [0-9a-f]+\s+(?P<size>\S+) (?P<type>\S+)\s+(?:GLOBAL|WEAK|UNIQUE)\s+\S+"
+    r"\s+(?P<section>\S+) (?P<name>\S+)"
 )
 STUB = """
 #include <stdlib.h>
 #include <unistd.h>
 __attribute__((visibility("hidden"))) void autoresearch_no_cuda(void) {
-    static const char said[] = "This image was made without CUDA (VARIANT=cpu): use the ordinary trainer image on GPUs.\\n";
+    static const char said[] = "This image was made without CUDA (VARIANT=cpu): GPUs need the ordinary one.\\n";
     if (write(2, said, sizeof said - 1) < 0) { }
     abort();
 }
@@ -53,9 +54,9 @@ def main(arguments: list[str]) -> int:
         archive.unlink()
     probe = "import torch; torch.nn.functional.scaled_dot_product_attention(*[torch.ones(1, 1, 4, 8)] * 3)"
     if subprocess.run([sys.executable, "-c", probe], check=False).returncode != 0:
-        print("image-without-cuda: torch does not import without CUDA's libraries: build VARIANT=cuda", file=sys.stderr)
+        print("image_without_cuda: torch does not import without CUDA's libraries: build VARIANT=cuda", file=sys.stderr)
         return 1
-    print(f"image-without-cuda: {before >> 20} MiB before, {_bytes(packages) >> 20} MiB after")
+    print(f"image_without_cuda: {before >> 20} MiB before, {_bytes(packages) >> 20} MiB after")
     return 0
 
 
@@ -73,7 +74,9 @@ def _needed(folder: Path) -> Iterator[str]:
 def _replace(library: Path) -> None:
     """Puts a library of the same name, symbols and symbol versions in the place of this one."""
     listed = subprocess.run(["readelf", "--dyn-syms", "-W", str(library)], capture_output=True, text=True, check=True)
-    assembly, versions = ['.section .note.GNU-stack,"",@progbits', ".text", "autoresearch_stub: jmp autoresearch_no_cuda"], {}
+    # The note says that no executable stack is wanted: kernels refuse to load libraries that leave it open.
+    assembly = ['.section .note.GNU-stack,"",@progbits', ".text", "autoresearch_stub: jmp autoresearch_no_cuda"]
+    versions: dict[str, None] = {}
     for number, line in enumerate(listed.stdout.splitlines()):
         found = SYMBOL.match(line)
         if found is None or found["section"] in ("UND", "ABS"):
@@ -98,11 +101,9 @@ def _replace(library: Path) -> None:
         (work / "stubs.s").write_text("\n".join(assembly) + "\n")
         (work / "versions").write_text("".join(f"{name} {{ }};\n" for name in versions) or "{ global: *; };\n")
         built = work / "stub.so"
-        subprocess.run(
-            ["gcc", "-shared", "-fPIC", "-O1", "-s", f"-Wl,-soname,{library.name}"]
-            + [f"-Wl,--version-script={work / 'versions'}", "-o", str(built), str(work / "abort.c"), str(work / "stubs.s")],
-            check=True,
-        )
+        sources = [str(work / "abort.c"), str(work / "stubs.s")]
+        named = [f"-Wl,-soname,{library.name}", f"-Wl,--version-script={work / 'versions'}"]
+        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-s", *named, "-o", str(built), *sources], check=True)
         library.unlink()
         shutil.copyfile(built, library)
 

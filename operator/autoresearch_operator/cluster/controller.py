@@ -15,11 +15,12 @@ from autoresearch_operator.api.load import InvalidResource, load_run
 from autoresearch_operator.api.reasons import ConditionType, ReadyReason
 from autoresearch_operator.api.run import ResearchRun, RunPhase
 from autoresearch_operator.cluster import projection, runstatus, thinking
-from autoresearch_operator.cluster.conditions import Wanted, changed, merged
+from autoresearch_operator.cluster.conditions import ORDER, Wanted, changed, merged
 from autoresearch_operator.cluster.objects import NotOurs
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.passing import Pass
 from autoresearch_operator.cluster.repositories import NotReady, Repositories
+from autoresearch_operator.cluster.runrepository import SaveFailed
 from autoresearch_operator.cluster.seen import Cluster, Key, KubeError, Object, Seen
 from autoresearch_operator.cluster.state import RunState
 from autoresearch_operator.gateways.errors import GitError, SourceTooLarge, StorageFull
@@ -34,6 +35,7 @@ STOPPED_FOR = 60.0
 UNREACHABLE_FOR = 5.0
 PUBLISH_LOOK = 0.5
 """Seconds between two looks at a push under way."""
+_TYPES = frozenset(str(type_) for type_ in ORDER)
 _BAD_WHEN_FALSE = frozenset({ConditionType.READY, ConditionType.BRANCH_UPDATED, ConditionType.ISOLATED})
 
 
@@ -140,7 +142,7 @@ class Controller:
             repository = await asyncio.to_thread(self._repositories.open, body, run.spec)
             state = await asyncio.to_thread(thinking.open_state, key, body, run, repository)
             found = projection.by_number(seen, state.uid)
-            _check_commits(state, found)
+            projection.notice(state, found)
             thinking.merge_statuses(state, found, [number for number in found if number < len(state.experiments)])
             if repository.notes:
                 state.notes += [("Warning", "RepositoryRepaired", note) for note in repository.notes]
@@ -202,6 +204,8 @@ class Controller:
         for type_, reason, message in notes:
             await self._cluster.event(state.body, type_, reason, message)
         for condition in news:
+            if condition["type"] == ConditionType.PROGRESSING and state.finished is not None:
+                continue  # Complete or Failed says the same
             await self._cluster.event(state.body, _event_type(condition), condition["reason"], condition["message"])
         return None
 
@@ -227,7 +231,7 @@ class Controller:
         wanted = [
             Wanted(ConditionType(c["type"]), _truth(c["status"]), c["reason"], c.get("message", ""))
             for c in before
-            if c["type"] in ConditionType and c["type"] != ConditionType.READY
+            if c["type"] in _TYPES and c["type"] != ConditionType.READY
         ]
         wanted.append(Wanted(ConditionType.READY, False, fault.reason, fault.message))
         conditions = merged(before, wanted, generation=generation, now=self._clock())
@@ -267,6 +271,8 @@ def _fault_of(error: BaseException) -> _Fault | None:
     match error:
         case InvalidResource():
             fault = _Fault(ReadyReason.INVALID_SPEC, text, None)
+        case SaveFailed():
+            fault = _Fault(None, text, 0.5)
         case NotReady():
             fault = _Fault(error.reason, text, error.retry_after)
         case thinking.LedgerMoved():
@@ -308,15 +314,6 @@ def _parsed(body: Object) -> ResearchRun:
         "spec": body.get("spec") or {},
     }
     return load_run(json.dumps(value), filename=str(metadata["name"]), local=False)
-
-
-def _check_commits(state: RunState, found: Mapping[int, Object]) -> None:
-    for number, item in found.items():
-        if number < len(state.experiments) and item["spec"].get("commit") != state.experiments[number].commit:
-            raise NotOurs(
-                f"Experiment {item['metadata']['name']} has the commit {item['spec'].get('commit')}, and this "
-                f"operator's record says {state.experiments[number].commit}: another operator works on this run"
-            )
 
 
 def _event_type(condition: Mapping[str, Any]) -> str:

@@ -20,13 +20,16 @@ from autoresearch_operator.manifests import experiment, job, network, source
 from autoresearch_operator.manifests.names import ANNOTATION_SOURCE, ANNOTATION_TRIAL, experiment_name
 from autoresearch_operator.manifests.observe import NotATrial, running_record
 from autoresearch_operator.manifests.settings import TrialSettings
-from autoresearch_operator.research.records import TrialStart
+from autoresearch_operator.research.records import ExperimentRecord, TrialStart
 
 CONFLICT, FORBIDDEN, INVALID = 409, 403, 422
 
 
 class NotOurs(Exception):
     """An object of this name says something else than ours: another operator works on this run."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: another operator works on a run of this name, with a record of its own")
 
 
 class NotYet(Exception):
@@ -37,6 +40,13 @@ def owner_uid(item: Object) -> str:
     """UID of the object that `item` is deleted with; empty when there is none."""
     owners = item["metadata"].get("ownerReferences") or ()
     return str(next((owner["uid"] for owner in owners if owner.get("controller")), ""))
+
+
+def check_commit(item: Object, record: ExperimentRecord) -> None:
+    """Raises NotOurs: an Experiment is of another commit than the record with its number."""
+    commit = item["spec"].get("commit")
+    if commit != record.commit:
+        raise NotOurs(f"Experiment {item['metadata']['name']} has the commit {commit}, and ours has {record.commit}")
 
 
 def says(actual: Any, desired: Any) -> bool:
@@ -102,12 +112,8 @@ class Objects:
                 if error.status != CONFLICT:
                     raise
                 made = await self._existing("experiments", body)
-                if made["spec"].get("commit") != record.commit:
-                    raise NotOurs(
-                        f"Experiment {body['metadata']['name']} has the commit {made['spec'].get('commit')}, and this "
-                        f"operator's record says {record.commit}: another operator works on this run"
-                    ) from None
                 self._check_owner(made, state.uid)
+                check_commit(made, record)
             projected = Projected(str(made["metadata"]["uid"]), record.commit, now, made.get("status"))
             state.objects[number] = projected
             return projected

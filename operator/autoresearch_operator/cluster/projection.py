@@ -8,7 +8,7 @@ from typing import Any
 
 from autoresearch_operator.api.experiment import MAX_TRIALS
 from autoresearch_operator.api.reasons import ExperimentPhase
-from autoresearch_operator.cluster.objects import Objects, owner_uid, says
+from autoresearch_operator.cluster.objects import Objects, check_commit, owner_uid, says
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.seen import Object, Seen
 from autoresearch_operator.cluster.state import Projected, RunState
@@ -30,14 +30,18 @@ def by_number(seen: Seen, uid: str) -> dict[int, Object]:
 
 
 def notice(state: RunState, found: Mapping[int, Object]) -> None:
-    """Takes in which Experiments the watch shows, and which of those that it showed are gone."""
+    """Takes in which Experiments the watch shows, and which of those that it showed are gone.
+
+    Raises:
+        NotOurs: one of them is not what our record says.
+    """
     for number, item in found.items():
         uid, known = str(item["metadata"]["uid"]), state.objects.get(number)
         if number in state.pruned or number >= len(state.experiments):
             continue
         if known is None or (known.seen and known.uid != uid):
-            commit = str(item["spec"].get("commit", ""))
-            state.objects[number] = Projected(uid, commit, 0.0, item.get("status"), seen=True)
+            check_commit(item, state.experiments[number])
+            state.objects[number] = Projected(uid, state.experiments[number].commit, 0.0, item.get("status"), seen=True)
             _recall(state, number)
             state.dirty.add(number)
         elif known.uid == uid:

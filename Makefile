@@ -7,7 +7,7 @@ RUN_STAMP := .venv/.run-ready
 DEV_STAMP := .venv/.dev-ready
 SOURCES := operator/pyproject.toml trainer/pyproject.toml
 
-.PHONY: help quickstart test lint perf chaos images lock generate clean
+.PHONY: help quickstart test lint perf chaos cluster-up cluster-down images lock generate clean
 
 ##@ First steps
 
@@ -32,6 +32,12 @@ chaos: $(DEV_STAMP) ## Kill a run 100 times at random instants and compare it wi
 	@AUTORESEARCH_FULL=1 $(BIN)/python -m pytest tests/chaos
 
 ##@ Cluster
+
+cluster-up: $(DEV_STAMP) ## Leave a control plane with simulated GPU nodes running, to play with (needs Go; no root, no GPU)
+	@scripts/cluster up $(CLUSTER_ARGUMENTS)
+
+cluster-down: $(DEV_STAMP) ## End it
+	@scripts/cluster down
 
 images: ## Build both container images; REGISTRY=host/team TAG=0.1.0 PUSH=1 names and pushes them
 	@scripts/images $(if $(REGISTRY),--registry "$(REGISTRY)") $(if $(TAG),--tag "$(TAG)") $(if $(PUSH),--push) $(IMAGE_ARGUMENTS)

@@ -1,4 +1,4 @@
-"""What every other test against the cluster relies on: the control plane, the simulated nodes, the simulated trainer."""
+"""What every other test against the cluster relies on: control plane, simulated nodes, simulated trainer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from clusterlab.api import ApiError
 from clusterlab.cluster import Cluster, KubectlFailed
 from clusterlab.controlplane import ControlPlane
@@ -150,7 +149,7 @@ def test_more_trials_than_gpus_wait_for_their_turn(
     control_plane: Cluster, namespace: str, kwok_nodes: Nodes, sim_trainer: Trainers
 ) -> None:
     kwok_nodes(1, gpus=2)
-    trainer = sim_trainer(lambda pod: Ending.success(MESSAGE, seconds=0.3))
+    trainer = sim_trainer(lambda _: Ending.success(MESSAGE, seconds=0.3))
     for number in range(5):
         create(control_plane, namespace, trial_job(f"queued-{number}"))
     trainer.wait_for(5)
@@ -192,7 +191,7 @@ def test_a_fault_of_one_container_fails_the_job_and_names_the_container(
     code: int,
 ) -> None:
     kwok_nodes(1)
-    sim_trainer(lambda pod: ending)
+    sim_trainer(lambda _: ending)
     create(control_plane, namespace, trial_job("fault"))
     assert ended_job(control_plane, namespace, "fault") == "Failed"
     pod = pod_of(control_plane, namespace, "fault")
@@ -303,7 +302,7 @@ def test_a_trial_outlives_a_restart_of_the_api_server_and_of_etcd(
     components: ControlPlane, namespace: str, kwok_nodes: Nodes, sim_trainer: Trainers
 ) -> None:
     kwok_nodes(1)
-    trainer = sim_trainer(lambda pod: Ending.success(MESSAGE, seconds=2.0))
+    trainer = sim_trainer(lambda _: Ending.success(MESSAGE, seconds=2.0))
     create(components, namespace, trial_job("restarted"))
     training_pod(components, namespace, "restarted")
     components.restart("kube-apiserver")
@@ -342,7 +341,7 @@ def test_simulated_trials_end_at_more_than_ten_a_second(
 
     control_plane.api.wait(all_train, f"{number} trials run", timeout_seconds=120)
     began = time.time()
-    ends = sim_trainer(lambda pod: Ending.success(MESSAGE)).wait_for(number)
+    ends = sim_trainer(lambda _: Ending.success(MESSAGE)).wait_for(number)
     rate = number / (ends[-1].at - began)
     # Measured RATE on two cores that others used too; the limit is what the load tests need.
     assert rate > 10, f"{rate:.1f} trial ends per second"

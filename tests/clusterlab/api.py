@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import urllib3
@@ -41,7 +41,8 @@ class Api:
     def __init__(self, kubeconfig: Path, *, connections: int = 16) -> None:
         settings = client.Configuration()
         settings.connection_pool_maxsize = connections
-        config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
+        load: Callable[..., None] = config.load_kube_config  # the client's kubeconfig reader has no types
+        load(config_file=str(kubeconfig), client_configuration=settings)
         # A request that failed for want of a connection is for the caller to repeat: tests of restarts count them.
         settings.retries = urllib3.Retry(0)
         self._client = client.ApiClient(settings)
@@ -185,7 +186,7 @@ class Api:
         preload: bool,
     ) -> urllib3.BaseHTTPResponse:
         headers = {"User-Agent": "clusterlab"}
-        for setting in self._settings.auth_settings().values():
+        for setting in cast("dict[str, dict[str, str]]", self._settings.auth_settings()).values():
             headers[setting["key"]] = setting["value"]
         if body is not None:
             headers["Content-Type"] = content_type

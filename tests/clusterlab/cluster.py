@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class KubectlFailed(Exception):
 
 
 def kubeconfig_document(server: str, authority: bytes, user: Mapping[str, Any], namespace: str = "default") -> Object:
-    """A kubeconfig with one context. `authority`: the CA's PEM; `user`: the user entry (token or client certificate)."""
+    """A kubeconfig with one context. `authority`: the CA's PEM; `user`: the entry with token or certificate."""
     return {
         "apiVersion": "v1",
         "kind": "Config",
@@ -120,7 +121,7 @@ class Cluster:
                 self.api.apply(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}", crd)
                 names.append(name)
         for name in names:
-            self.api.wait(lambda name=name: self._established(name), f"CRD {name} established")
+            self.api.wait(partial(self._established, name), f"CRD {name} established")
 
     def service_account(
         self,
@@ -196,6 +197,7 @@ def kubectl_program() -> str:
     found = shutil.which("kubectl")
     if found is None:
         raise tools.ToolsMissing(
-            "kubectl is missing: run `scripts/cluster build kubernetes` once, or install kubectl (https://kubernetes.io/docs/tasks/tools)"
+            "kubectl is missing: run `scripts/cluster build kubernetes` once, or install it "
+            "(https://kubernetes.io/docs/tasks/tools)"
         )
     return found

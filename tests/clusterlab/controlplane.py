@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,7 +24,7 @@ from typing import Self
 import yaml
 
 from clusterlab import commandlines, tools
-from clusterlab.api import Api, ApiError, Object
+from clusterlab.api import ApiError, Object
 from clusterlab.cluster import Cluster, kubeconfig_document
 from clusterlab.commandlines import Layout
 from clusterlab.pki import Authority, signing_key
@@ -192,7 +193,7 @@ class ControlPlane(Cluster):
         for name in late:
             self.daemons[name].start()
         for name in late:
-            self.daemons[name].wait_until(lambda name=name: self._answers(name))
+            self.daemons[name].wait_until(partial(self._answers, name))
         self.api.wait(
             lambda: self.api.find("/api/v1/namespaces/default/serviceaccounts/default"),
             "the default service account (the controller-manager makes it)",
@@ -216,9 +217,9 @@ class ControlPlane(Cluster):
         for path in (layout.folder / "etcd", layout.folder / "logs"):
             path.mkdir(parents=True, exist_ok=True)
         first_service_address = commandlines.first_address(self.options.service_cidr)
-        names = ("localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-        names += ("kubernetes.default.svc.cluster.local", first_service_address, self.options.advertise_address)
-        self.authority.serving("kube-apiserver", tuple(dict.fromkeys(names + self.options.names)))
+        names = ["localhost", "127.0.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+        names += ["kubernetes.default.svc.cluster.local", first_service_address, self.options.advertise_address]
+        self.authority.serving("kube-apiserver", tuple(dict.fromkeys([*names, *self.options.names])))
         # The API server shows this one to kubelets (logs, exec).
         self.authority.user("kube-apiserver-kubelet-client", "system:masters")
         signing_key(layout.folder / "pki")
@@ -236,6 +237,3 @@ class ControlPlane(Cluster):
         document = kubeconfig_document(url, self.authority.pair.certificate.read_bytes(), user)
         path.write_text(yaml.safe_dump(document))
         path.chmod(0o600)
-
-
-__all__ = ["COMPONENTS", "GROUPS", "Api", "ControlPlane", "Options"]

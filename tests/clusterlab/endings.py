@@ -200,7 +200,7 @@ _LISTS = ("initContainerStatuses", "containerStatuses")
 
 def _reason(ending: Ending) -> str:
     if ending.kind in (Kind.OOM, Kind.START_ERROR):
-        return ending.kind.value
+        return str(ending.kind.value)
     return "Completed" if ending.exit_code == 0 else "Error"
 
 
@@ -224,14 +224,14 @@ def _terminated(status: Object, stamp: str, code: int, reason: str, message: str
     return status | {
         "started": False,
         # An init container that is through stays ready; the pod could not have gone on otherwise.
-        "ready": code == 0 and reason == "Completed" and "judge" != status["name"],
+        "ready": code == 0 and reason == "Completed" and status["name"] != "judge",
         "imageID": _image_id(status),
         "state": {"terminated": state},
     }
 
 
 def _image_id(status: Object) -> str:
-    return status.get("imageID") or f"{status['image']}@sha256:{'0' * 64}"
+    return str(status.get("imageID") or f"{status['image']}@sha256:{'0' * 64}")
 
 
 def _running(stamp: str) -> Object:

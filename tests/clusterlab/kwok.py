@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import Self
@@ -18,8 +20,6 @@ from clusterlab.processes import Daemon, Reaper, free_ports, listening
 
 GPU = "nvidia.com/gpu"
 LEASE_SECONDS = 40
-ANCHOR = "anchor"
-"""A node that takes no pods and is never lost."""
 
 PRODUCTS: Mapping[str, tuple[int, int, int]] = {
     "NVIDIA-H100-80GB-HBM3": (81559, 9, 0),
@@ -31,12 +31,11 @@ PRODUCTS: Mapping[str, tuple[int, int, int]] = {
 }
 """(memory in MiB, compute capability major, minor) by product, as GPU feature discovery labels them."""
 
-_numbers = count(1)
-
 
 def node(
     name: str,
     *,
+    keeper: str,
     gpus: int = 8,
     product: str = "NVIDIA-H100-80GB-HBM3",
     driver: str = "570.86.15",
@@ -48,7 +47,8 @@ def node(
 ) -> Object:
     """A Node as a GPU machine registers it: GFD labels, the taint nvidia.com/gpu, allocatable GPUs.
 
-    `gpus` 0 makes a CPU machine without any of these. `sharing`: value of nvidia.com/gpu.sharing-strategy.
+    `keeper`: id of the KWOK that plays its kubelet. `gpus` 0 makes a CPU machine without any of these.
+    `sharing`: value of nvidia.com/gpu.sharing-strategy.
     """
     resources = {"cpu": str(cpus), "memory": f"{memory_gib}Gi", "ephemeral-storage": "1Ti", "pods": "250"}
     marks = {
@@ -56,7 +56,7 @@ def node(
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
         "node.kubernetes.io/instance-type": "simulated",
-        stages.LABEL_ALIVE: "alive",
+        stages.LABEL_ALIVE: keeper,
     }
     taints: list[Object] = []
     if gpus:
@@ -117,10 +117,14 @@ class Kwok:
     def __init__(self, cluster: Cluster, reaper: Reaper, *, lease_seconds: int = LEASE_SECONDS) -> None:
         self._cluster = cluster
         self._port = free_ports(1)[0]
+        # Two KWOKs beside one cluster (a lent one) must not both play one node, nor choose one name twice.
+        self._id = secrets.token_hex(2)
+        self._anchor = f"anchor-{self._id}"
+        self._numbers = count(1)
         self.nodes: list[str] = []
         """Names of the nodes made here and not yet removed."""
         file = cluster.folder / "kwok.yaml"
-        file.write_text(yaml.safe_dump_all(stages.configuration(lease_seconds)))
+        file.write_text(yaml.safe_dump_all(stages.configuration(self._id, lease_seconds)))
         self.daemon = Daemon(
             "kwok",
             [
@@ -161,10 +165,11 @@ class Kwok:
 
         A prefix that begins with stages.SLOW_PREFIX makes nodes on which pods start slowly.
         """
-        names = [f"{prefix}{next(_numbers)}" for _ in range(number)]
+        names = [f"{prefix}{self._id}-{next(self._numbers)}" for _ in range(number)]
         for name in names:
             body = node(
                 name,
+                keeper=self._id,
                 gpus=gpus,
                 product=product,
                 driver=driver,
@@ -177,7 +182,7 @@ class Kwok:
             self._cluster.api.create("/api/v1/nodes", body)
             self.nodes.append(name)
         for name in names:
-            self._cluster.api.wait(lambda name=name: self._schedulable(name), f"node {name} without lifecycle taints")
+            self._cluster.api.wait(partial(self._schedulable, name), f"node {name} without lifecycle taints")
         return names
 
     def remove(self, names: Iterable[str]) -> None:
@@ -194,12 +199,12 @@ class Kwok:
         that the node controller would wait; pods then go by their own tolerationSeconds. With more than two nodes
         lost at once and more than half of all, the node controller suspects the network and evicts nobody.
         """
-        if ANCHOR not in self.nodes:
+        if self._anchor not in self.nodes:
             # Were all nodes lost, the node controller would take that for its own fault and evict nobody either.
-            anchor = node(ANCHOR, gpus=0)
+            anchor = node(self._anchor, keeper=self._id, gpus=0)
             anchor["spec"]["unschedulable"] = True
             self._cluster.api.create("/api/v1/nodes", anchor)
-            self.nodes.append(ANCHOR)
+            self.nodes.append(self._anchor)
         self._cluster.api.patch(f"/api/v1/nodes/{name}", {"metadata": {"labels": {stages.LABEL_ALIVE: None}}})
         # KWOK must have let go of the node, or it would set Ready back.
         time.sleep(0.5)
@@ -215,8 +220,13 @@ class Kwok:
 
     def find_again(self, name: str) -> None:
         """The machine is back: heartbeats go on, and Terminating pods go."""
-        self._cluster.api.patch(f"/api/v1/nodes/{name}", {"metadata": {"labels": {stages.LABEL_ALIVE: "alive"}}})
+        self._cluster.api.patch(f"/api/v1/nodes/{name}", {"metadata": {"labels": {stages.LABEL_ALIVE: self._id}}})
         self._cluster.api.wait(lambda: self._schedulable(name), f"node {name} back", timeout_seconds=60)
+        # KWOK acts on a pod's events only and has dropped those that came meanwhile: here is a new one each.
+        touched = {"metadata": {"annotations": {"sim.autoresearch.dev/node-found-at": _now()}}}
+        for pod in self._cluster.api.list("/api/v1/pods", fields=f"spec.nodeName={name}"):
+            meta = pod["metadata"]
+            self._cluster.api.patch(f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}", touched)
 
     def cordon(self, name: str, *, cordoned: bool = True) -> None:
         """Nothing new is scheduled to the node."""
@@ -228,9 +238,7 @@ class Kwok:
             {"op": "add", "path": f"/status/{field}/nvidia.com~1gpu", "value": str(gpus)}
             for field in ("capacity", "allocatable")
         ]
-        self._cluster.api.request(
-            "PATCH", f"/api/v1/nodes/{name}/status", operations, content_type=JSON_PATCH
-        )
+        self._cluster.api.request("PATCH", f"/api/v1/nodes/{name}/status", operations, content_type=JSON_PATCH)
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,4 +1,4 @@
-"""Certificates and keys of one control plane: a real CA, so that pods' ca.crt verifies and kubelets can be told apart."""
+"""Certificates and keys of one control plane: a real CA, so that pods' ca.crt verifies and kubelets have names."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from clusterlab.api import Object
 
 LABEL_ALIVE = "sim.autoresearch.dev/kubelet"
-"""On nodes, value "alive": KWOK is their kubelet. Taking it off is the end of heartbeats and of every pod's news."""
+"""On nodes, value = id of the KWOK that is their kubelet. Taking it off ends heartbeats and every pod's news."""
 
 UNPULLABLE = "registry.invalid"
 """Images whose name begins so cannot be pulled (RFC 2606: the host can never exist)."""
@@ -24,18 +24,18 @@ SLOW_MILLISECONDS = 8_000
 KILL_MILLISECONDS = 200
 """From a pod's deletion to its last status: the time containers take to heed SIGTERM."""
 
-_TRIAL = {"key": '.metadata.labels["autoresearch.dev/run"]', "operator": "Exists"}
-_NO_TRIAL = {"key": '.metadata.labels["autoresearch.dev/run"]', "operator": "DoesNotExist"}
-_LIVE = {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"}
-_DELETED = {"key": ".metadata.deletionTimestamp", "operator": "Exists"}
-_UNSTARTED = {"key": ".status.startTime", "operator": "DoesNotExist"}
-_PENDING = {"key": ".status.phase", "operator": "In", "values": ["Pending"]}
-_UNFINISHED = {"key": ".status.phase", "operator": "In", "values": ["Pending", "Running"]}
-_FINISHED = {"key": ".status.phase", "operator": "In", "values": ["Succeeded", "Failed"]}
+_TRIAL: Object = {"key": '.metadata.labels["autoresearch.dev/run"]', "operator": "Exists"}
+_NO_TRIAL: Object = {"key": '.metadata.labels["autoresearch.dev/run"]', "operator": "DoesNotExist"}
+_LIVE: Object = {"key": ".metadata.deletionTimestamp", "operator": "DoesNotExist"}
+_DELETED: Object = {"key": ".metadata.deletionTimestamp", "operator": "Exists"}
+_UNSTARTED: Object = {"key": ".status.startTime", "operator": "DoesNotExist"}
+_PENDING: Object = {"key": ".status.phase", "operator": "In", "values": ["Pending"]}
+_UNFINISHED: Object = {"key": ".status.phase", "operator": "In", "values": ["Pending", "Running"]}
+_FINISHED: Object = {"key": ".status.phase", "operator": "In", "values": ["Succeeded", "Failed"]}
 _FIRST_IMAGE = "(.spec.initContainers // []) + .spec.containers | .[0].image"
-_PULLABLE = {"key": f'{_FIRST_IMAGE} | startswith("{UNPULLABLE}")', "operator": "In", "values": ["false"]}
+_PULLABLE: Object = {"key": f'{_FIRST_IMAGE} | startswith("{UNPULLABLE}")', "operator": "In", "values": ["false"]}
 _NOT_PULLABLE = _PULLABLE | {"values": ["true"]}
-_QUICK = {"key": f'.spec.nodeName | startswith("{SLOW_PREFIX}")', "operator": "In", "values": ["false"]}
+_QUICK: Object = {"key": f'.spec.nodeName | startswith("{SLOW_PREFIX}")', "operator": "In", "values": ["false"]}
 _SLOW = _QUICK | {"values": ["true"]}
 
 _ADDRESSES = """\
@@ -46,7 +46,8 @@ hostIPs:
 - ip: {{ . | Quote }}
 {{ end }}
 {{ end }}
-{{ with PodIPsWith .spec.nodeName (or .spec.hostNetwork false) (or .metadata.uid "") .metadata.name .metadata.namespace }}
+{{ $own := or .spec.hostNetwork false }}
+{{ with PodIPsWith .spec.nodeName $own .metadata.uid .metadata.name .metadata.namespace }}
 podIP: {{ index . 0 | Quote }}
 podIPs:
 {{ range . }}
@@ -98,7 +99,11 @@ containerStatuses:
     + """\
   started: {{ not $training }}
   ready: {{ not $training }}
-  state: {{ if $training }}{waiting: {reason: PodInitializing}}{{ else }}{running: {startedAt: {{ $now | Quote }}}}{{ end }}
+  {{ if $training }}
+  state: {waiting: {reason: PodInitializing}}
+  {{ else }}
+  state: {running: {startedAt: {{ $now | Quote }}}}
+  {{ end }}
 {{ end }}
 """
     + _ADDRESSES
@@ -162,7 +167,7 @@ initContainerStatuses:
   started: false
   ready: false
   {{ if eq $index 0 }}
-  state: {waiting: {reason: ImagePullBackOff, message: {{ printf "Back-off pulling image %q: not found" .image | Quote }}}}
+  state: {waiting: {reason: ImagePullBackOff, message: {{ printf "Back-off pulling image %q" .image | Quote }}}}
   {{ else }}
   state: {waiting: {reason: PodInitializing}}
   {{ end }}
@@ -179,7 +184,7 @@ containerStatuses:
   {{ if $initialises }}
   state: {waiting: {reason: PodInitializing}}
   {{ else }}
-  state: {waiting: {reason: ImagePullBackOff, message: {{ printf "Back-off pulling image %q: not found" .image | Quote }}}}
+  state: {waiting: {reason: ImagePullBackOff, message: {{ printf "Back-off pulling image %q" .image | Quote }}}}
   {{ end }}
 {{ end }}
 """
@@ -201,8 +206,12 @@ def _ended(lists: tuple[str, ...], *, code: int, reason: str) -> str:
             "  started: false\n"
             "  ready: false\n"
             "  {{ if .state.running }}\n"
-            f"  state: {{terminated: {{exitCode: {code}, reason: {reason}, startedAt: {{{{ .state.running.startedAt | Quote }}}}, "
-            "finishedAt: {{ $now | Quote }}}}\n"
+            "  state:\n"
+            "    terminated:\n"
+            f"      exitCode: {code}\n"
+            f"      reason: {reason}\n"
+            "      startedAt: {{ .state.running.startedAt | Quote }}\n"
+            "      finishedAt: {{ $now | Quote }}\n"
             "  {{ else }}\n"
             "  state:\n"
             "    {{ YAML .state 2 }}\n"
@@ -219,7 +228,12 @@ _COMPLETED = _ended(_BOTH, code=0, reason="Completed") + "phase: Succeeded\n"
 _NODE_READY = """\
 {{ $now := Now }}
 conditions:
-- {type: Ready, status: "True", reason: KubeletReady, message: simulated, lastHeartbeatTime: {{ $now | Quote }}, lastTransitionTime: {{ $now | Quote }}}
+- type: Ready
+  status: "True"
+  reason: KubeletReady
+  message: simulated
+  lastHeartbeatTime: {{ $now | Quote }}
+  lastTransitionTime: {{ $now | Quote }}
 """
 
 
@@ -237,14 +251,18 @@ def _stage(name: str, kind: str, expressions: list[Object], following: Object, m
     }
 
 
-def configuration(lease_seconds: int) -> list[Object]:
-    """KWOK's whole configuration file, as documents. `lease_seconds`: how long a node's heartbeat holds."""
+def configuration(keeper: str, lease_seconds: int) -> list[Object]:
+    """KWOK's whole configuration file, as documents.
+
+    keeper: id of this KWOK, value of LABEL_ALIVE on its nodes. lease_seconds: how long a node's heartbeat holds.
+    """
     start = [_LIVE, _PENDING, _UNSTARTED]
-    ready = {"key": '.status.conditions.[] | select(.type == "Ready") | .status', "operator": "NotIn", "values": ["True"]}
-    owned_by_job = {"key": ".metadata.ownerReferences.[].kind", "operator": "In", "values": ["Job"]}
+    is_ready = '.status.conditions.[] | select(.type == "Ready") | .status'
+    not_ready: Object = {"key": is_ready, "operator": "NotIn", "values": ["True"]}
+    owned_by_job: Object = {"key": ".metadata.ownerReferences.[].kind", "operator": "In", "values": ["Job"]}
     options: Object = {
         "manageAllNodes": False,
-        "manageNodesWithLabelSelector": f"{LABEL_ALIVE}=alive",
+        "manageNodesWithLabelSelector": f"{LABEL_ALIVE}={keeper}",
         "cidr": "10.250.0.0/16",
         "nodeIP": "10.255.0.1",
         "nodeLeaseDurationSeconds": lease_seconds,
@@ -255,7 +273,7 @@ def configuration(lease_seconds: int) -> list[Object]:
     }
     return [
         {"apiVersion": "config.kwok.x-k8s.io/v1alpha1", "kind": "KwokConfiguration", "options": options},
-        _stage("node-ready", "Node", [ready], {"statusTemplate": _NODE_READY}),
+        _stage("node-ready", "Node", [not_ready], {"statusTemplate": _NODE_READY}),
         _stage("trial-start", "Pod", [*start, _TRIAL, _PULLABLE, _QUICK], {"statusTemplate": _START_TRIAL}),
         _stage(
             "trial-slow-start",

@@ -20,6 +20,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -39,7 +40,7 @@ BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
 BASE_IMAGE = "localhost/autoresearch-base"
 # Raised when what is done to the unpacked packages changes, so that nobody keeps an old base.
 BASE_RECIPE = 1
-PRIVATE_MOUNTS = ("unshare", "--mount", "--fork", "--kill-child")
+PRIVATE_MOUNTS = ("unshare", "--mount", "--fork", "--kill-child=SIGKILL")
 LEFT_OUT = ("var/cache/apt/*", "var/lib/apt/lists/*", "var/log/*", "usr/share/doc/*", "usr/share/man/*")
 INDEX_VARIABLES = re.compile(
     r"(PIP_(EXTRA_)?INDEX_URL|UV_(DEFAULT_|EXTRA_)?INDEX(_URL)?|https?_proxy|no_proxy)", re.IGNORECASE
@@ -63,7 +64,16 @@ class Engine:
         if self.name != "buildah":
             return [self.program, *arguments]
         place = ["--root", str(self.store / "root"), "--runroot", str(self.store / "run")] if self.store else []
-        return [self.program, "--storage-driver", os.environ.get("STORAGE_DRIVER", "overlay"), *place, *arguments]
+        # Each step mounts its layers. As root in a namespace of its own: a build that is killed leaves no mounts.
+        private = PRIVATE_MOUNTS if os.geteuid() == 0 else ()
+        return [
+            *private,
+            self.program,
+            "--storage-driver",
+            os.environ.get("STORAGE_DRIVER", "overlay"),
+            *place,
+            *arguments,
+        ]
 
     def run(self, *arguments: str) -> str:
         """Standard output of one call; Refused with what it said when it fails."""
@@ -230,6 +240,8 @@ def say(line: str) -> None:
 def main(arguments: list[str]) -> int:
     """Builds what was asked for; 0, or 1 with a sentence."""
     options = _parser().parse_args(arguments)
+    # As an exception, so that the build under way is ended and the secrets' folder deleted.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     prefix = options.registry.rstrip("/") + "/" if options.registry else "localhost/"
     built = {}
     try:

@@ -19,6 +19,7 @@ from autoresearch_operator.api.base import Duration, Model, Quantity
 from autoresearch_operator.api.experiment import Experiment
 from autoresearch_operator.api.fields import Type, by_alias, documented, field_type
 from autoresearch_operator.api.run import ResearchRun
+from autoresearch_operator.operator_settings import PREFIX, OperatorSettings
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -159,8 +160,27 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
 
+def settings_page() -> str:
+    lines = ["# Settings of the operator", "", GENERATED, ""]
+    lines += [" ".join((OperatorSettings.__doc__ or "").split()), ""]
+    lines += [
+        "The chart's values set the ones that installations differ in; any of them can be given in `extraEnv`.",
+        "",
+    ]
+    lines += ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in OperatorSettings.model_fields.items():
+        meaning = " ".join((field.description or "").split())
+        if not meaning:
+            raise SystemExit(f"OperatorSettings: {name} has no docstring under it")
+        # A factory asks the machine that the page is made on; the meaning says what it finds.
+        default = "*see meaning*" if field.default_factory is not None else _default(field)
+        lines.append(f"| `{PREFIX}{name.upper()}` | {default} | {_cell(meaning)} |")
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
-    return {REFERENCE / "api.md": api_page() + "\n", REFERENCE / "reasons.md": reasons_page() + "\n"}
+    made = {"api.md": api_page(), "reasons.md": reasons_page(), "settings.md": settings_page()}
+    return {REFERENCE / name: text + "\n" for name, text in made.items()}
 
 
 def main() -> int:

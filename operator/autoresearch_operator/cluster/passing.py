@@ -58,6 +58,7 @@ class Pass:
         folded = fold(state, self._seen, self._now, self._options)
         self._apply(folded)
         await self._look_for_missing(folded)
+        await self._look_for_unseen(folded)
         await self._read_events(folded)
         await self._objects.ensure_policy()
         await self._work(found)
@@ -109,6 +110,21 @@ class Pass:
             if isinstance(gone, outcomes.Lost):
                 running.seen = True  # the next fold takes it for deleted, which it is
                 self.look_by(self._now)
+
+    async def _look_for_unseen(self, folded: Folded) -> None:
+        """Asks for Experiments that we made and that no watch has shown: one that is gone takes its Jobs with it."""
+        state, deleted = self._state, any(trial.detail == "JobDeleted" for trial in folded.finished)
+        for number, known in [each for each in state.objects.items() if not each[1].seen]:
+            ripe = known.looked_at + self._options.lost_job_after
+            if not deleted and self._now < ripe:
+                self.look_by(ripe)
+                continue
+            item = await self._cluster.get("experiments", state.key.namespace, experiment_name(state.name, number))
+            if item is not None and item["metadata"].get("uid") == known.uid:
+                known.looked_at = self._now
+                self.look_by(self._now + self._options.lost_job_after)
+            else:
+                projection.forget(state, number)
 
     async def _read_events(self, folded: Folded) -> None:
         """Asks why Jobs have no pods: only their Events tell that the Job controller was refused."""

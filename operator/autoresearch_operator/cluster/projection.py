@@ -47,10 +47,15 @@ def notice(state: RunState, found: Mapping[int, Object]) -> None:
         elif known.uid == uid:
             known.seen = True
     for number in [number for number, known in state.objects.items() if known.seen and number not in found]:
-        del state.objects[number]
-        state.config_maps.pop(number, None)
-        state.dirty.add(number)
+        forget(state, number)
     state.pruned &= found.keys()
+
+
+def forget(state: RunState, number: int) -> None:
+    """Takes an Experiment for gone; the garbage collector takes its ConfigMap and its Jobs."""
+    state.objects.pop(number, None)
+    state.config_maps.pop(number, None)
+    state.dirty.add(number)
 
 
 @dataclass

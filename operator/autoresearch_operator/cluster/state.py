@@ -44,7 +44,8 @@ class Projected:
 
     uid: str
     commit: str
-    made_at: float
+    looked_at: float
+    """When we made it or asked for it, seconds since the epoch."""
     status: Mapping[str, Any] | None = None
     seen: bool = False
     """The watch has shown it: if it vanishes now, somebody deleted it."""

@@ -120,5 +120,7 @@ class World:
         """
         scored = [(t.key.experiment, t.key.seed) for t in self.volume.trials if t.phase is TrialPhase.SCORED]
         assert len(scored) == len(set(scored)), "a measurement was made twice"
-        verdicts = [(r.number, r.commit, r.verdict, r.reason, r.val_bpb, r.landed_commit) for r in self.volume.experiments]
+        verdicts = [
+            (r.number, r.commit, r.verdict, r.reason, r.val_bpb, r.landed_commit) for r in self.volume.experiments
+        ]
         return verdicts, self.volume.branch

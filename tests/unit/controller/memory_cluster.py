@@ -165,9 +165,7 @@ class MemoryCluster:
             }
 
         run = self.of("researchruns").get(tuple(key))
-        return Seen(
-            copy.deepcopy(run), mine("experiments"), mine("jobs"), mine("pods"), frozenset(mine("configmaps"))
-        )
+        return Seen(copy.deepcopy(run), mine("experiments"), mine("jobs"), mine("pods"), frozenset(mine("configmaps")))
 
     def _merge(self, kind: str, namespace: str, name: str, patch: Object) -> dict[str, Any]:
         item = self.get_now(kind, namespace, name)

@@ -52,8 +52,14 @@ def planned(run: ResearchRun) -> Any:
             value = score(text, start.key.seed)
             trials.append(
                 TrialRecord(
-                    start.key, start.tier, start.purpose, start.subject, TrialPhase.SCORED,
-                    val_bpb=value, audit_pairs=1024, reference_seconds=0.02,
+                    start.key,
+                    start.tier,
+                    start.purpose,
+                    start.subject,
+                    TrialPhase.SCORED,
+                    val_bpb=value,
+                    audit_pairs=1024,
+                    reference_seconds=0.02,
                 )  # fmt: skip
             )
 

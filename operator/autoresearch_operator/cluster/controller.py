@@ -23,6 +23,7 @@ from autoresearch_operator.cluster.repositories import NotReady, Repositories
 from autoresearch_operator.cluster.runrepository import SaveFailed
 from autoresearch_operator.cluster.seen import Cluster, Key, KubeError, Object, Seen
 from autoresearch_operator.cluster.state import RunState
+from autoresearch_operator.engine.asking import proposers_of
 from autoresearch_operator.gateways.errors import GitError, SourceTooLarge, StorageFull
 from autoresearch_operator.manifests import source
 from autoresearch_operator.manifests.settings import TrialSettings
@@ -138,7 +139,7 @@ class Controller:
             self._forget(key)
             state = None
         if state is None:
-            run = _parsed(body)
+            run = self._checked(body)
             repository = await asyncio.to_thread(self._repositories.open, body, run.spec)
             state = await asyncio.to_thread(thinking.open_state, key, body, run, repository)
             found = projection.by_number(seen, state.uid)
@@ -150,7 +151,7 @@ class Controller:
             self._states[key] = state
             return state
         if generation != state.generation:
-            run = _parsed(body)
+            run = self._checked(body)
             await asyncio.to_thread(state.repository.adopt, run.spec)
             state.run, state.generation = run, generation
             state.maker = thinking.maker_of(run, state.repository, state.seed)
@@ -159,6 +160,25 @@ class Controller:
             state.dirty.update(range(len(state.experiments)))
         state.body = body
         return state
+
+    def _checked(self, body: Object) -> ResearchRun:
+        """The run as its model has it.
+
+        Raises:
+            InvalidResource, NotReady: it cannot be carried out as it is.
+        """
+        run = parsed(body)
+        if not (run.spec.trainer.image or self._trials.image):
+            raise NotReady(
+                ReadyReason.IMAGE_PULL,
+                "spec.trainer.image is not set, and this operator was installed without a default: set either",
+            )
+        if not proposers_of(run.spec):
+            raise NotReady(
+                ReadyReason.INVALID_SPEC,
+                "spec.proposers: this version proposes with the built-in search only: add {search: {}}",
+            )
+        return run
 
     # Git server ----------------------------------------------------------------------------------------------------
 
@@ -300,7 +320,7 @@ def _kube_fault(error: KubeError) -> _Fault:
     return _Fault(None, error.message, 1.0 if error.status in (404, 409) else UNREACHABLE_FOR)
 
 
-def _parsed(body: Object) -> ResearchRun:
+def parsed(body: Object) -> ResearchRun:
     """The run as its model has it.
 
     Raises:

@@ -8,15 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from memory_cluster import Killed, MemoryCluster, Writes, scored
-from memory_volume import MemoryRepositories, Volume
-
 from autoresearch_operator.cluster.controller import Controller
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.repositories import Repositories
 from autoresearch_operator.cluster.seen import Key
 from autoresearch_operator.manifests.settings import TrialSettings
 from autoresearch_operator.research.records import TrialPhase
+from memory_cluster import Killed, MemoryCluster, Writes, scored
+from memory_volume import MemoryRepositories, Volume
 
 KEY = Key("default", "first")
 
@@ -41,7 +40,7 @@ class World:
     """The cluster, the volume, and the operator of the hour."""
 
     spec: dict[str, Any] = field(default_factory=request)
-    options: Options = Options(keep_experiments=3)
+    options: Options = field(default_factory=lambda: Options(keep_experiments=3))
     seed: int = 0
     """Of the order in which pods end."""
     result: Callable[[dict[str, str], Any], dict[str, Any]] = scored

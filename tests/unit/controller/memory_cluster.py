@@ -62,7 +62,7 @@ class MemoryCluster:
         self.uids = itertools.count(1)
         self.versions = itertools.count(1)
         self.events: list[tuple[str, str, str]] = []
-        self.refuse: Callable[[str, Object], KubeError | None] = lambda kind, body: None
+        self.refuse: Callable[[str, Object], KubeError | None] = lambda _kind, _body: None
         self.lazy_collector = False
 
     # --- what the controller asks -----------------------------------------------------------------------------------
@@ -103,9 +103,11 @@ class MemoryCluster:
         return copy.deepcopy(self.of(kind).get((namespace, name)))
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Object]:
+        assert not selector
         return [copy.deepcopy(item) for (place, _), item in self.of(kind).items() if namespace in (None, place)]
 
     async def event(self, about: Object, type_: str, reason: str, message: str) -> None:
+        assert about["kind"] == "ResearchRun"
         self.events.append((type_, reason, message))
 
     # --- what the test does -----------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A volume in a dictionary: the seam of `cluster.repositories` without git, for tests that restart hundreds of times."""
+"""A volume in a dictionary: the seam of `cluster.repositories` without git, for hundreds of restarts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from memory_cluster import Killed, Writes
-
 from autoresearch_operator.api.reasons import BranchUpdatedReason, Verdict
 from autoresearch_operator.api.run import ResearchRunSpec
 from autoresearch_operator.cluster.publishing import PublishState
@@ -17,6 +15,7 @@ from autoresearch_operator.cluster.runrepository import Loaded, Saved
 from autoresearch_operator.cluster.seen import Key
 from autoresearch_operator.gateways.errors import Outcome
 from autoresearch_operator.research.records import ExperimentRecord, TrialRecord
+from memory_cluster import Killed, Writes
 
 SCRIPT = """\
 LEARNING_RATE = 0.002  # search: log 0.0001..0.5
@@ -26,7 +25,7 @@ WIDTH = 64  # search: int 16..256 step 16
 
 
 def sha(*parts: object) -> str:
-    return hashlib.sha1(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha1(json.dumps(parts, sort_keys=True, default=str).encode(), usedforsecurity=False).hexdigest()
 
 
 class MemorySources:
@@ -41,6 +40,7 @@ class MemorySources:
         commits[self.commit] = files
 
     def time_of(self, number: int, real: float | None = None) -> float:
+        del real
         return float(self.when + number)
 
     def files(self, record: ExperimentRecord) -> Mapping[str, str]:
@@ -101,7 +101,7 @@ class MemoryRepository:
         return Loaded(self.volume.experiments, self.volume.trials)
 
     def adopt(self, spec: ResearchRunSpec) -> None:
-        return None
+        del spec
 
     def save(
         self,
@@ -129,6 +129,7 @@ class MemoryRepository:
         return Saved(Outcome.PUSHED, "", tuple(experiments))
 
     def publish(self, now: float) -> PublishState:
+        del now
         return PublishState(BranchUpdatedReason.UP_TO_DATE, "on the volume")
 
 
@@ -141,6 +142,7 @@ class MemoryRepositories:
         self.released: list[Key] = []
 
     def open(self, run: Mapping[str, Any], spec: ResearchRunSpec) -> MemoryRepository:
+        del spec
         key = Key(run["metadata"]["namespace"], run["metadata"]["name"])
         if key not in self.open_now:
             self.open_now[key] = MemoryRepository(key, self.volume)

@@ -7,13 +7,12 @@ from typing import Any
 
 import memory_volume
 import pytest
-from controller_world import KEY, World, request
-from memory_cluster import MemoryCluster, Writes, result_of, scored
-from memory_volume import SCRIPT, Volume
-
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.seen import KubeError, Seen
 from autoresearch_operator.research.records import TrialPhase
+from controller_world import KEY, World, request
+from memory_cluster import MemoryCluster, Writes, result_of, scored
+from memory_volume import SCRIPT, Volume
 
 
 def undisturbed(**spec: Any) -> Any:
@@ -278,12 +277,12 @@ def test_an_image_that_cannot_be_pulled_stops_the_run_with_the_kubelets_sentence
 def test_a_full_quota_is_told_and_tried_again() -> None:
     world = World()
     full = KubeError(403, "Forbidden", 'jobs "x" is forbidden: exceeded quota: team, used: count/jobs.batch=4')
-    world.cluster.refuse = lambda kind, body: full if kind == "jobs" else None
+    world.cluster.refuse = lambda kind, _body: full if kind == "jobs" else None
     world.step()
     assert world.condition("Ready")["reason"] == "PodsForbidden"
     assert "exceeded quota" in world.condition("Ready")["message"]
 
-    world.cluster.refuse = lambda kind, body: None
+    world.cluster.refuse = lambda _kind, _body: None
     world.now += 20
     world.step()
     world.step()
@@ -401,9 +400,18 @@ def test_a_late_watch_starts_nothing_twice() -> None:
         del shown[:-3]
         return shown[0]
 
-    world.cluster.seen = lambda key: late(world.cluster)  # type: ignore[method-assign]
+    world.cluster.seen = lambda _key: late(world.cluster)  # type: ignore[method-assign]
     world.finish()
 
     assert world.ledger() == undisturbed()
     assert not [trial for trial in world.volume.trials if trial.phase is TrialPhase.LOST]
     assert world.most_running <= 3
+
+
+def test_a_run_without_a_proposer_that_can_be_asked_says_so() -> None:
+    model = {"openai": {"baseURL": "http://llm.example/v1", "model": "m"}}
+    world = World(request(proposers=[model]))
+    world.step()
+
+    assert world.condition("Ready")["reason"] == "InvalidSpec"
+    assert "add {search: {}}" in world.condition("Ready")["message"]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import random
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import pytest
-from controller_world import KEY, World
-from memory_cluster import score
-from memory_volume import MemorySources
-
 from autoresearch_operator.api.run import ResearchRun
-from autoresearch_operator.cluster.controller import _parsed
+from autoresearch_operator.cluster.controller import parsed
 from autoresearch_operator.engine.asking import proposers_of
 from autoresearch_operator.engine.candidates import CandidateMaker
 from autoresearch_operator.engine.decisions import decided
 from autoresearch_operator.research.plan import plan
 from autoresearch_operator.research.records import ExperimentRecord, Observed, TrialPhase, TrialRecord
+from controller_world import KEY, World
+from memory_cluster import score
+from memory_volume import MemorySources
 
 
 @lru_cache
@@ -60,13 +59,13 @@ def planned(run: ResearchRun) -> Any:
                     val_bpb=value,
                     audit_pairs=1024,
                     reference_seconds=0.02,
-                )  # fmt: skip
+                )
             )
 
 
 def test_a_run_decides_what_the_plan_alone_decides() -> None:
     world = World().finish()
-    run = _parsed(world.run)
+    run = parsed(world.run)
 
     assert world.ledger() == planned(run)
     assert any(verdict == "Accepted" for _, _, verdict, *_ in world.ledger()[0])
@@ -95,9 +94,14 @@ def test_one_death_at_any_write_changes_nothing(offset: int) -> None:
     total = World().finish().writes.done
     for at in range(1 + 4 * offset, total + 1, STRIDE):
         world = World()
-        world.finish(kill_after=lambda: at - world.writes.done if world.writes.done < at else None)
+        world.finish(kill_after=partial(left_until, world, at))
         assert world.ledger() == undisturbed(), f"killed at write {at}"
         assert world.kills == 1
+
+
+def left_until(world: World, at: int) -> int | None:
+    """Writes until the one that kills; None once it did."""
+    return at - world.writes.done if world.writes.done < at else None
 
 
 @pytest.mark.parametrize("seed", range(3))

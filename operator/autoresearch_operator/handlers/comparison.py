@@ -2,7 +2,7 @@
 
 It makes the operator level-triggered to the last: a lost event, an object that vanished while a watch was down, or a
 watch that is silently dead costs at most one interval. Only metadata is listed, in pages, so that 5,000 Experiments
-are ten short requests. The same comparison tells when the watches have caught up after a start.
+are ten short requests.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ Place = tuple[str, str, str]
 GRACE_SECONDS: Final = 5.0
 """How long a watch may lag behind a list. Events normally take milliseconds; the API server answers a list from its
 own cache, which is fed by the same events."""
-POLL_SECONDS: Final = 0.05
 
 
 class Lister(Protocol):
@@ -57,21 +56,24 @@ class Comparison:
         self._view = view
         self._namespaces: Sequence[str | None] = (None,) if namespaces is None else namespaces
 
-    async def catch_up(self) -> None:
-        """Returns when the view has everything that the API server had when it was asked.
+    async def fill(self) -> None:
+        """Puts everything that the API server has into the view: the state that the first passes start from.
+
+        The watches list the same objects when they begin, and then find them known; but kopf takes a task and some
+        milliseconds for each, which with thousands of objects would be most of a start.
 
         Raises:
             KubeError: a list failed for good.
         """
-        while True:
-            behind = (await self._compare()).behind
-            for _ in range(round(GRACE_SECONDS / POLL_SECONDS)):
-                behind = {place: version for place, version in behind.items() if not self._has(place, version)}
-                if not behind:
-                    return
-                await asyncio.sleep(POLL_SECONDS)
-            # Some were deleted before the watches began, so they will never be told about: ask again.
-            logger.info("still waiting for the watches to tell about %d objects", len(behind))
+        for namespace in self._namespaces:
+            for kind in COMPARED:
+                selector = RUN_LABEL if kind in LABELLED else ""
+                metadata_only = kind not in WATCHED
+                async for page in self._cluster.pages(kind, namespace, selector, metadata_only=metadata_only):
+                    for item in page:
+                        self._view.put(kind, item)
+                    # The event loop has probes to answer and a Lease to renew.
+                    await asyncio.sleep(0)
 
     async def mend(self) -> int:
         """Compares, waits for the watches to catch up by themselves, and puts right what they did not tell.

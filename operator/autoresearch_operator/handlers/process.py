@@ -1,7 +1,7 @@
 """The operator's process: one event loop that watches, serves passes from the queue, holds a Lease and answers probes.
 
-Order of a start: probes answer; the Lease is taken; the watches begin; when they have caught up, passes begin. Order of
-a stop: no new pass; those in flight come to their end; the Lease is given up; the rest is dropped.
+Order of a start: probes answer; the Lease is taken; everything is listed; the watches and the passes begin. Order of a
+stop: no new pass; those in flight come to their end; the Lease is given up; the rest is dropped.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from autoresearch_operator.operator_settings import OperatorSettings
 
 logger = logging.getLogger(__name__)
 
-FINISH_SECONDS: Final = 7.0
+FINISH_SECONDS: Final = 6.0
 """Seconds that passes in flight get after SIGTERM; with the rest of the stop it is under 10, a third of the grace
 period that the chart gives. A pass that is cut off loses nothing: every step of it is repeatable."""
 ASK_AGAIN_SECONDS: Final = 5.0
+FIRST_COMPARISON_SECONDS: Final = 30.0
 
 
 class LeaseLost(Exception):
@@ -95,14 +96,16 @@ class _Process:
             watches = Watches(self._view, self._settings.served)
             stack.push_async_callback(watches.stop)
             stack.push_async_callback(self._release)
+            keeping = await stack.enter_async_context(_task(self._keep_lease()))
             self._health.waiting_for = "waiting for the first lists"
+            filling = await stack.enter_async_context(_task(self._fill()))
+            work = parts.work(Written(self._cluster, self._view), self._settings)
+            await _first(filling, keeping)
+            # After the list, so that kopf finds everything known: it takes a task and a millisecond for each object.
+            # What is deleted in between is found by the first comparison.
             await watches.start()
             _on_signals(stop)
-            keeping = await stack.enter_async_context(_task(self._keep_lease()))
             watching = await stack.enter_async_context(_task(self._watched(watches)))
-            work = parts.work(Written(self._cluster, self._view), self._settings)
-            catching_up = await stack.enter_async_context(_task(self._catch_up()))
-            await _first(catching_up, keeping, watching)
             self._health.waiting_for = ""
             counts = ", ".join(f"{count} {kind}" for kind, count in self._view.counts().items())
             logger.info("at work after %.1f s with %s", time.monotonic() - started, counts)
@@ -167,10 +170,10 @@ class _Process:
             return f"{kind} cannot be listed {where}: {error}"
         return ""
 
-    async def _catch_up(self) -> None:
+    async def _fill(self) -> None:
         while True:
             try:
-                await self._comparison.catch_up()
+                await self._comparison.fill()
             except KubeError as error:
                 logger.warning("the first lists failed and are asked for again: %s", error)
                 await asyncio.sleep(1)
@@ -179,15 +182,17 @@ class _Process:
                 return
 
     async def _resync(self) -> None:
-        """Each interval: mend what the watches missed, then give every run a pass."""
+        """Each interval: mend what the watches missed, then give every run a pass. The first one comes early, because a
+        watch that never began is worth knowing at once."""
+        await asyncio.sleep(min(FIRST_COMPARISON_SECONDS, self._settings.resync_seconds))
         while True:
-            await asyncio.sleep(self._settings.resync_seconds)
             try:
                 self._health.compared(await self._comparison.mend())
             except KubeError as error:
                 logger.warning("the comparison with the API server failed: %s", error)
             for key in self._view.runs():
                 self._queue.add(key)
+            await asyncio.sleep(self._settings.resync_seconds)
 
     async def _keep_lease(self) -> None:
         async with _task(self._pause_without_lease()):

@@ -16,6 +16,7 @@ import pytest
 from clusterlab.api import ApiError
 from clusterlab.cluster import Cluster, KubectlFailed
 from clusterlab.controlplane import ControlPlane
+from clusterlab.jobs import create, ended_job, pod_of, state_of, training_pod, trial_job
 from clusterlab.kwok import Kwok
 from clusterlab.simtrainer import Ending, SimTrainer, TrialPod
 
@@ -24,101 +25,6 @@ Trainers = Callable[..., SimTrainer]
 Object = dict[str, Any]
 
 MESSAGE = json.dumps({"version": 1, "outcome": "Scored", "message": 'said "so": 50 % \\ {{ .x }}', "valBPB": 1.234567})
-
-
-def container(name: str, gpus: int, **more: object) -> Object:
-    amounts = {"cpu": "1", "memory": "1Gi"} | ({"nvidia.com/gpu": str(gpus)} if gpus else {})
-    trial = {"version": 1, "seed": 7, "split": "val", "sourceSHA256": "ab" * 32}
-    return {
-        "name": name,
-        "image": "trainer:test",
-        "env": [{"name": "AUTORESEARCH_TRIAL", "value": json.dumps(trial)}],
-        "resources": {"requests": amounts, "limits": amounts},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-        },
-    } | more
-
-
-def trial_job(name: str, *, gpus: int = 1, annotations: Object | None = None, toleration_seconds: int = 60) -> Object:
-    """A Job shaped as the operator's: native sidecar, init container, main container."""
-    labels = {"autoresearch.dev/run": "first"}
-    tolerations = [
-        {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute"}
-        | {"tolerationSeconds": toleration_seconds}
-        for key in ("not-ready", "unreachable")
-    ]
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "labels": labels},
-        "spec": {
-            "backoffLimit": 0,
-            "template": {
-                "metadata": {"labels": labels, "annotations": annotations or {}},
-                "spec": {
-                    "restartPolicy": "Never",
-                    "automountServiceAccountToken": False,
-                    "terminationGracePeriodSeconds": 3,
-                    "tolerations": tolerations,
-                    "securityContext": {
-                        "runAsNonRoot": True,
-                        "runAsUser": 65532,
-                        "seccompProfile": {"type": "RuntimeDefault"},
-                    },
-                    "initContainers": [container("gate", 0, restartPolicy="Always"), container("train", gpus)],
-                    "containers": [container("judge", gpus)],
-                },
-            },
-        },
-    }
-
-
-def create(cluster: Cluster, namespace: str, job: Object) -> None:
-    cluster.api.create(f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
-
-
-def ended_job(cluster: Cluster, namespace: str, name: str, timeout_seconds: float = 30.0) -> str:
-    """The type of the Job's final condition."""
-
-    def final() -> str | None:
-        job = cluster.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}")
-        holding = {c["type"] for c in job["status"].get("conditions", []) if c["status"] == "True"}
-        return next((kind for kind in ("Complete", "Failed") if kind in holding), None)
-
-    answer: str = cluster.api.wait(final, f"Job {name} ended", timeout_seconds=timeout_seconds)
-    return answer
-
-
-def pod_of(cluster: Cluster, namespace: str, job: str) -> Object:
-    """The Job's pod, once there is one."""
-    path = f"/api/v1/namespaces/{namespace}/pods"
-    pods = cluster.api.wait(lambda: cluster.api.list(path, labels=f"job-name={job}"), f"a pod of Job {job}")
-    found: Object = pods[0]
-    return found
-
-
-def training_pod(cluster: Cluster, namespace: str, job: str) -> Object:
-    """The Job's pod, once its candidate runs."""
-
-    def running() -> Object | None:
-        pod = pod_of(cluster, namespace, job)
-        return pod if "running" in state_of(pod, "train") else None
-
-    found: Object = cluster.api.wait(running, f"the candidate of {job} runs")
-    return found
-
-
-def state_of(pod: Object, name: str) -> Object:
-    """The state of one container, {} before there is any."""
-    status = pod["status"]
-    for entry in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-        if entry["name"] == name:
-            state: Object = entry["state"]
-            return state
-    return {}
 
 
 def test_a_trial_completes_on_a_simulated_gpu_node_with_its_message_intact(

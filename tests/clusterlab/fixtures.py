@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -31,7 +32,7 @@ REQUIRED = "AUTORESEARCH_REQUIRE_CLUSTER"
 _numbers = count(1)
 
 
-def missing(sentence: str) -> None:
+def missing(sentence: str) -> NoReturn:
     """Skips the test with the sentence; fails it where a cluster is required (CI)."""
     if os.environ.get(REQUIRED) == "1":
         pytest.fail(f"{sentence} ({REQUIRED}=1 makes this a failure)", pytrace=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from autoresearch_operator.api.reasons import BranchUpdatedReason
 from autoresearch_operator.cluster.credentials import SecretNotAllowed, address
 from autoresearch_operator.cluster.seen import KubeError
-from autoresearch_operator.gateways.errors import Outcome, Result
+from autoresearch_operator.gateways.errors import GitError, Outcome, Result, StorageFull
 from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.landing import Foreign, join
 from autoresearch_operator.gateways.process import Access
@@ -115,23 +115,20 @@ class Publisher:
         self.state = PublishState(BranchUpdatedReason.UP_TO_DATE, "nothing was accepted yet")
 
     def publish(self, now: float) -> PublishState:
-        """Brings the server up to date if it is time; `now` in seconds.
-
-        Raises:
-            StorageFull: what the server has could not be brought here.
-            GitError: the repository on the volume is damaged.
-        """
+        """Brings the server up to date if it is time; `now` in seconds. It raises nothing."""
         with self._guard:
-            wait = self._wait(now)
-            if wait is None:
-                wait = self._pace.take(self._identity, now)
-            if wait > 0:
-                self.state = replace(self.state, pushed={}, retry_after=wait)
-                return self.state
             pushed: dict[str, str] = {}
             try:
+                wait = self._wait(now)
+                if wait is None:
+                    wait = self._pace.take(self._identity, now)
+                if wait > 0:
+                    self.state = replace(self.state, pushed={}, retry_after=wait)
+                    return self.state
                 with self._access() as access:
                     result = self._converse(access, pushed)
+            except (GitError, StorageFull) as error:
+                result = Result(Outcome.UNAVAILABLE, f"the run's repository on the operator's volume: {error}")
             except SecretNotAllowed as error:
                 result = Result(Outcome.CREDENTIALS, str(error))
             except KubeError as error:

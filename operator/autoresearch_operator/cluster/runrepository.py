@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -17,14 +18,16 @@ from autoresearch_operator.api.reasons import BranchUpdatedReason, ReadyReason, 
 from autoresearch_operator.api.run import ResearchRunSpec
 from autoresearch_operator.cluster.credentials import SecretNotAllowed, credentials
 from autoresearch_operator.cluster.publishing import OBJECTS, Pace, Publisher, PublishState
-from autoresearch_operator.cluster.seen import Key
+from autoresearch_operator.cluster.seen import Key, KubeError
 from autoresearch_operator.engine.sources import Sources
-from autoresearch_operator.gateways.errors import GitError, Outcome, RepositoryDamaged, Result
+from autoresearch_operator.gateways.errors import GitError, Outcome, RepositoryDamaged, Result, StorageFull
 from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.landing import Foreign, join, reparent
 from autoresearch_operator.gateways.ledger import Ledger
 from autoresearch_operator.gateways.process import Access
 from autoresearch_operator.research.records import ExperimentRecord, TrialPhase, TrialRecord
+
+logger = logging.getLogger(__name__)
 
 Secrets = Callable[[str, str], Mapping[str, Any] | None]
 """(namespace, name) to a Secret as the API server gives it; None: there is none. May raise KubeError."""
@@ -278,6 +281,9 @@ class RunRepository:
         when = int(max((record.decided_at or record.created_at for record in experiments), default=self.sources.when))
         result = Result(Outcome.LOCKED, f"{self.branch_ref} keeps moving")
         for _ in range(_ATTEMPTS):
+            if self.repository.resolve_or_none(self.ledger_ref) != self._ledger.tip:
+                message = f"{self.ledger_ref} was moved by somebody else: another operator works on this volume"
+                return Saved(Outcome.CONFLICT, message, experiments)
             ready = self._land(experiments, landed)
             if isinstance(ready, Result):
                 return Saved(ready.outcome, ready.message, experiments)
@@ -292,9 +298,6 @@ class RunRepository:
                 return self._written(tip, experiments, finished, document)
             if result.outcome is not Outcome.CONFLICT:
                 break
-            if self.repository.resolve_or_none(self.ledger_ref) != self._ledger.tip:
-                message = f"{self.ledger_ref} was moved by somebody else: another operator works on this volume"
-                return Saved(Outcome.CONFLICT, message, experiments)
         return Saved(result.outcome, result.message, experiments)
 
     def _written(
@@ -349,9 +352,7 @@ class RunRepository:
         """Brings the git server up to date when it is time (see `Publisher`); a run without a URL has none.
 
         `now` in seconds. Cheap when there is nothing to do; else it may take minutes, so call it beside the rest.
-
-        Raises:
-            StorageFull, GitError: this volume's faults. What the server says is in the state.
+        It raises nothing: what the server says, and what is wrong on this volume, is in the state.
         """
         if self._publisher is None:
             message = f"git clone {self.clone_url}" if self.clone_url else "the branch is on the operator's volume"
@@ -359,7 +360,10 @@ class RunRepository:
         else:
             state = self._publisher.publish(now)
         if state.ok and not state.pushed and self.repository.loose_objects() > OBJECTS:
-            self.repository.repack()
+            try:
+                self.repository.repack()
+            except (GitError, StorageFull) as error:
+                logger.warning("%s: the repository stays unpacked: %s", self.key, error)
         return state
 
     @contextlib.contextmanager
@@ -375,7 +379,11 @@ def secret_access(
 ) -> Iterator[Access]:
     """As `credentials`, with the Secret read anew. Raises SecretNotAllowed, KubeError."""
     secret = None
-    if secret_name is not None and (secret := secrets(namespace, secret_name)) is None:
+    try:
+        missing = secret_name is not None and (secret := secrets(namespace, secret_name)) is None
+    except TimeoutError:
+        raise KubeError(0, "Timeout", f"the API server did not give the Secret {secret_name} in time") from None
+    if missing:
         raise SecretNotAllowed(f"spec.source.secretName: there is no Secret {secret_name} in namespace {namespace}")
     manager: AbstractContextManager[Access] = credentials(secret, url, base)
     with manager as access:

@@ -39,6 +39,10 @@ def salvage(damaged: Path, repository: Repository) -> dict[str, str]:
 
     The refs themselves are not set: the commits are in `repository` afterwards, on no ref yet.
     """
+    head = damaged / "HEAD"
+    if not head.is_file() or not head.read_bytes().startswith(b"ref: refs/"):
+        # git takes a folder without a readable HEAD for no repository at all; which branch it names does not matter.
+        head.write_text("ref: refs/heads/main\n")
     old = Repository(damaged, repository.access, repository.identity)
     try:
         refs = old.refs()

@@ -181,30 +181,40 @@ def test_an_image_that_cannot_be_pulled_stops_the_run(
     assert "registry.invalid/trainer:1" in fault.message
 
 
-def test_pods_that_the_namespace_forbids_stop_the_run_with_the_servers_sentence(
-    control_plane: Cluster, namespace: str
-) -> None:
+def refusal(trial: Trial) -> RunFault | Waiting:
+    """What the Events of the trial's Job say, once the Job controller was refused."""
+    path, about = f"/api/v1/namespaces/{trial.namespace}/events", f"involvedObject.name={JOB},reason=FailedCreate"
+    api = trial.cluster.api
+    found: RunFault | Waiting = api.wait(
+        lambda: events_fault(api.list(path, fields=about), time.time()), "the Job controller's refusal"
+    )
+    return found
+
+
+def test_a_full_quota_is_waited_for(control_plane: Cluster, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/resourcequotas"
     quota = {"spec": {"hard": {"requests.nvidia.com/gpu": "0"}}, "metadata": {"name": "gpus"}}
-    control_plane.api.create(f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    control_plane.api.create(path, quota)
     control_plane.api.wait(
-        lambda: (
-            control_plane.api.get(f"/api/v1/namespaces/{namespace}/resourcequotas/gpus").get("status", {}).get("hard")
-        ),
-        "the quota counts",
+        lambda: control_plane.api.get(f"{path}/gpus").get("status", {}).get("hard"), "the quota counts"
     )
     trial = Trial(control_plane, namespace)
-
-    def told() -> RunFault | Waiting | None:
-        events = control_plane.api.list(
-            f"/api/v1/namespaces/{namespace}/events", fields=f"involvedObject.name={JOB},reason=FailedCreate"
-        )
-        return events_fault(events, time.time())
-
-    full = control_plane.api.wait(told, "the Job controller's refusal")
+    full = refusal(trial)
     assert isinstance(full, Waiting)
     assert full.reason is Wait.QUOTA
     assert "exceeded quota: gpus" in full.message
-    assert isinstance(trial.outcome(), Waiting)
+    assert isinstance(trial.outcome(), Waiting), "Job and pod alone do not tell"
+
+
+def test_a_namespace_that_forbids_the_pod_stops_the_run_with_the_servers_sentence(
+    control_plane: Cluster, namespace: str
+) -> None:
+    limit = {"spec": {"limits": [{"type": "Container", "max": {"memory": "1Gi"}}]}, "metadata": {"name": "small"}}
+    control_plane.api.create(f"/api/v1/namespaces/{namespace}/limitranges", limit)
+    fault = refusal(Trial(control_plane, namespace))
+    assert isinstance(fault, RunFault)
+    assert fault.reason is Fault.PODS_FORBIDDEN
+    assert "maximum memory usage per Container is 1Gi" in fault.message
 
 
 def test_a_suspended_job_waits_and_one_that_was_taken_back_is_lost(

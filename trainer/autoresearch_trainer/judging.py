@@ -143,9 +143,9 @@ def _judge(terms: Terms, data_dir: Path, artifact_dir: Path, write: int) -> None
         kernel.die_with_parent()
         os.closerange(3, write)
         os.closerange(write + 1, os.sysconf("SC_OPEN_MAX"))
-        # PyTorch settles on a folder for temporary files when it loads its compiler, and would try each by writing to it.
-        # Nothing is compiled here, and nothing may be written from now on.
-        tempfile.tempdir = str(artifact_dir)
+        # PyTorch's compiler makes a folder for itself when it is loaded, which some operators do. Nothing is compiled
+        # here and nothing may be written from now on: a folder that is there satisfies it.
+        tempfile.tempdir = os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(artifact_dir)
         parts = ["manifest.json", "tokenizer.json", "token_bytes.npy", terms.split]
         confine.confine_judge(
             read=[artifact_dir, *(data_dir / part for part in parts)],

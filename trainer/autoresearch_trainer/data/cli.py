@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import build, demo, published
+from . import build, demo, parts, published
+from . import manifest as manifests
 from .build import Recipe
 from .corpus import assign_splits, read_text_files
 from .errors import DataError
@@ -20,10 +21,13 @@ _EXIT_USAGE = 2
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command; 0, or 2 after a sentence on standard error. The last line of output is {"dataDir": …}."""
+    """Runs the command; 0, or 2 after a sentence on standard error. The last line of output is {"dataDir": …}.
+
+    With --parts it is {"dataDir": …, "trainDir": …, "valDir": …}.
+    """
     arguments = _parser().parse_args(argv)
     try:
-        folder, manifest = _prepare(arguments)
+        folder, manifest = _prepare_parts(arguments) if arguments.parts else _prepare(arguments)
     except DataError as error:
         print(f"prepare: {error}", file=sys.stderr)
         return _EXIT_USAGE
@@ -31,12 +35,42 @@ def main(argv: Sequence[str]) -> int:
         print("prepare: stopped; what was fetched is kept, and the same command continues.", file=sys.stderr)
         return 130
     _say(f"Licence of the text: {manifest.licence}.")
-    print(json.dumps({"dataDir": str(folder.absolute()), "identity": manifest.identity}), flush=True)
+    places = {f"{part}Dir": str((folder / part).absolute()) for part in parts.PARTS} if arguments.parts else {}
+    print(json.dumps({"dataDir": str(folder.absolute()), **places, "identity": manifest.identity}), flush=True)
     return 0
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _prepare_parts(arguments: argparse.Namespace) -> tuple[Path, Manifest]:
+    """Both parts under --out, made or found there."""
+    out: Path | None = arguments.out
+    if out is None:
+        raise DataError("--parts goes with --out: it names the folder, such as a mounted volume, that gets both parts")
+    if (out / manifests.FILE_NAME).exists():
+        raise DataError(f"{out} holds a whole data set: choose another --out for the parts of one")
+    found = parts.present(out)
+    if found is not None:
+        _same_sizes(arguments, found, out)
+        _say(f"{out} is there already and its hashes are right.")
+        return out, found
+    arguments.out = parts.whole_folder(out)
+    _prepare(arguments)
+    return out, parts.part(out)
+
+
+def _same_sizes(arguments: argparse.Namespace, found: Manifest, out: Path) -> None:
+    asked = {
+        "--vocab-size": (arguments.vocab_size, found.vocab_size),
+        "--max-seq-len": (arguments.max_seq_len, found.max_seq_len),
+    }
+    for option, (wanted, there) in asked.items():
+        if wanted is not None and wanted != there:
+            raise DataError(
+                f"{out} holds another data set ({option} {there}, {wanted} was asked for): choose another --out"
+            )
 
 
 def _prepare(arguments: argparse.Namespace) -> tuple[Path, Manifest]:
@@ -75,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     corpus.add_argument("--dataset", choices=sorted(published.DATASETS), help="a published corpus, fetched over HTTP")
     corpus.add_argument("--text", nargs="+", type=Path, metavar="FILE", help="UTF-8 files or folders of your own")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to put it (default: the user's cache)")
+    parser.add_argument(
+        "--parts", action="store_true", help="write DIR/train for the gate and DIR/val for the judge, apart"
+    )
     parser.add_argument("--shards", type=_positive, metavar="N", help="files of the data set to train on")
     parser.add_argument("--vocab-size", type=_positive, metavar="N", help="tokens of the tokenizer, 257 to 65536")
     parser.add_argument("--max-seq-len", type=_positive, metavar="N", help="tokens of a row when a model is scored")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,12 @@ class Manifest:
         write_synced(folder / FILE_NAME, (json.dumps(document, indent=1) + "\n").encode())
         return parse(document, str(folder / FILE_NAME))
 
-    def verify(self, folder: Path) -> None:
-        """Hashes every file of the set. Raises DataError naming the first one that differs."""
+    def verify(self, folder: Path, splits: Sequence[str] = SPLITS) -> None:
+        """Hashes every file of the set, or of the part with those splits. Raises DataError naming the first one that
+        differs.
+        """
         wanted = [(self.tokenizer, self.tokenizer_sha256), (self.token_bytes, self.token_bytes_sha256)]
-        wanted += [(shard.file, shard.sha256) for split in self.splits.values() for shard in split.shards]
+        wanted += [(shard.file, shard.sha256) for split in splits for shard in self.splits[split].shards]
         for name, sha256 in wanted:
             check_file(folder / name, sha256)
 

@@ -36,6 +36,10 @@ class TokenSplit:
             raise DataError(f"{split!r} is not a split: use one of {', '.join(manifests.SPLITS)}")
         self.split = split
         self._record = self.manifest.splits[split]
+        if not any((folder / shard.file).parent.is_dir() for shard in self._record.shards):
+            raise DataError(
+                f"{folder} is the part of a data set that does not hold its {split} split: give the other part"
+            )
         self.shards: list[TokenArray] = [_open(folder / shard.file, shard, verify) for shard in self._record.shards]
         """Each shard: (tokens,) uint16, read-only."""
         self._ends = np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)

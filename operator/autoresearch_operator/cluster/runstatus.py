@@ -150,10 +150,11 @@ def _isolated(state: RunState) -> Wanted | None:
     if network == "seccomp":
         message = "Candidates can open no network socket; the validation data is in no place that they can read."
         return Wanted(ConditionType.ISOLATED, True, IsolatedReason.ENFORCED, message)
-    message = (
-        "A trial of several GPUs needs the network of its own pod, so only a NetworkPolicy keeps it from others, and "
-        "nothing has shown that this cluster's network carries those out: run `autoresearch doctor`."
-    )
+    if network == "networkpolicy":
+        why = "a trial of several GPUs needs the network of its own pod, so only a NetworkPolicy keeps it from others"
+    else:
+        why = f"the last trial's launcher could not close the network to the candidate (it says {network!r})"
+    message = f"{why}, and nothing has shown that this cluster carries NetworkPolicies out: run `autoresearch doctor`."
     return Wanted(ConditionType.ISOLATED, False, IsolatedReason.NETWORK_POLICY_NOT_ENFORCED, message)
 
 

@@ -4,6 +4,8 @@ No candidate code runs here. The model is data, and is read in a process of its 
 """
 
 import hashlib
+import os
+import signal
 import struct
 import sys
 import time
@@ -26,6 +28,9 @@ _POLL_SECONDS = 0.05
 
 def main() -> int:
     """Writes the result; 0 when it is written, 1 when the termination log cannot be written."""
+    # The first process of a container ignores SIGTERM unless it says otherwise, and would hold the GPU for all of the
+    # grace period of a pod that is being deleted.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     places, began = Places.of(), wall()
     result = TrialResult(outcome=LOST)
     try:

@@ -93,25 +93,28 @@ def strict_schemas(cluster: Cluster, folder: Path) -> str:
             continue
         document = cluster.api.get(f"/openapi/v3/{path}")
         definitions = document.get("components", {}).get("schemas", {})
+        strict = {name: _strict(schema) for name, schema in definitions.items()}
         for name, schema in definitions.items():
             for kind in schema.get("x-kubernetes-group-version-kind", ()):
-                file = "-".join(part for part in (kind["kind"], kind["group"], kind["version"]) if part).lower()
-                whole = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": _strict(definitions)}}
+                # kubeconform takes the version for the group of what has none.
+                file = f"{kind['kind']}-{kind['group'] or kind['version']}-{kind['version']}".lower()
+                whole = {"$ref": f"#/components/schemas/{name}", "components": {"schemas": strict}}
                 (folder / f"{file}.json").write_text(json.dumps(whole))
-    return str(folder / "{{.ResourceKind}}{{if .Group}}-{{.Group}}{{end}}-{{.ResourceAPIVersion}}.json")
+    return str(folder / "{{.ResourceKind}}-{{.Group}}-{{.ResourceAPIVersion}}.json")
 
 
-def _strict(part: Any) -> Any:
+def _strict(schema: Any) -> Any:
     """Refuses fields that the server does not know, and reads IntOrString as what it is."""
-    if isinstance(part, list):
-        return [_strict(entry) for entry in part]
-    if not isinstance(part, dict):
-        return part
-    tidy = {key: _strict(value) for key, value in part.items() if key != "default"}
+    if isinstance(schema, list):
+        return [_strict(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidy = {key: _strict(value) for key, value in schema.items() if key not in ("default", "properties")}
     if tidy.get("format") == "int-or-string" or tidy.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    if isinstance(tidy.get("properties"), dict) and "additionalProperties" not in tidy:
-        tidy["additionalProperties"] = bool(tidy.get("x-kubernetes-preserve-unknown-fields"))
+    if "properties" in schema:
+        tidy["properties"] = {name: _strict(below) for name, below in schema["properties"].items()}
+        tidy.setdefault("additionalProperties", bool(tidy.get("x-kubernetes-preserve-unknown-fields")))
     return tidy
 
 

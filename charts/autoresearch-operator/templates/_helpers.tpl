@@ -50,10 +50,10 @@ app.kubernetes.io/part-of: autoresearch
 {{/* An annotations block from the common ones and the list's others, or nothing. Takes a dict: root, more. */}}
 {{- define "autoresearch.annotations" -}}
 {{- $all := mergeOverwrite (dict) (deepCopy .root.Values.commonAnnotations) (deepCopy (default dict .more)) -}}
-{{- with $all }}
+{{- with $all -}}
 annotations:
   {{- toYaml . | nindent 2 }}
-{{- end }}
+{{- end -}}
 {{- end -}}
 
 {{/* Takes a dict: root, image. */}}
@@ -100,11 +100,11 @@ annotations:
 # Candidates' files: immutable, removed with their Experiment.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch, create]
+  verbs: [get, list, create]
 # The wall around trials; removed with its ResearchRun.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, create]
+  verbs: [create]
 # Credentials that a run names. RBAC cannot tell labels: that a Secret is labelled autoresearch.dev/usable=true is
 # checked by the operator before it uses one. It cannot list them.
 - apiGroups: [""]

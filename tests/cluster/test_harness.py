@@ -18,6 +18,7 @@ from clusterlab.cluster import Cluster, KubectlFailed
 from clusterlab.controlplane import ControlPlane
 from clusterlab.jobs import create, ended_job, pod_of, state_of, training_pod, trial_job
 from clusterlab.kwok import Kwok
+from clusterlab.measure import Request, requests, stored
 from clusterlab.simtrainer import Ending, SimTrainer, TrialPod
 
 Nodes = Callable[..., list[str]]
@@ -38,7 +39,7 @@ def test_a_trial_completes_on_a_simulated_gpu_node_with_its_message_intact(
         return Ending.success(MESSAGE, seconds=0.5, judge_seconds=0.2)
 
     sim_trainer(behaviour)
-    create(control_plane, namespace, trial_job("one"))
+    create(control_plane, namespace, trial_job("one", nodes=[node]))
     pod = training_pod(control_plane, namespace, "one")
     assert pod["status"]["phase"] == "Pending"
     assert "waiting" in state_of(pod, "judge")
@@ -54,10 +55,10 @@ def test_a_trial_completes_on_a_simulated_gpu_node_with_its_message_intact(
 def test_more_trials_than_gpus_wait_for_their_turn(
     control_plane: Cluster, namespace: str, kwok_nodes: Nodes, sim_trainer: Trainers
 ) -> None:
-    kwok_nodes(1, gpus=2)
+    nodes = kwok_nodes(1, gpus=2)
     trainer = sim_trainer(lambda _: Ending.success(MESSAGE, seconds=0.3))
     for number in range(5):
-        create(control_plane, namespace, trial_job(f"queued-{number}"))
+        create(control_plane, namespace, trial_job(f"queued-{number}", nodes=nodes))
     trainer.wait_for(5)
     assert {ended_job(control_plane, namespace, f"queued-{number}") for number in range(5)} == {"Complete"}
 
@@ -129,7 +130,7 @@ def test_a_lost_node_leaves_its_pod_terminating_until_it_is_found_again(
     control_plane: Cluster, namespace: str, kwok: Kwok, kwok_nodes: Nodes
 ) -> None:
     (node,) = kwok_nodes(1)
-    create(control_plane, namespace, trial_job("stranded", toleration_seconds=1))
+    create(control_plane, namespace, trial_job("stranded", nodes=[node], toleration_seconds=1))
     name = training_pod(control_plane, namespace, "stranded")["metadata"]["name"]
     path = f"/api/v1/namespaces/{namespace}/pods/{name}"
     kwok.lose(node)
@@ -148,13 +149,13 @@ def test_a_lost_node_leaves_its_pod_terminating_until_it_is_found_again(
 def test_an_image_that_cannot_be_pulled_and_a_slow_node_are_seen_as_such(
     control_plane: Cluster, namespace: str, kwok_nodes: Nodes
 ) -> None:
-    kwok_nodes(1, prefix="slow-", gpus=2)
-    broken = trial_job("broken")
+    nodes = kwok_nodes(1, prefix="slow-", gpus=2)
+    broken = trial_job("broken", nodes=nodes)
     for group in ("initContainers", "containers"):
         for part in broken["spec"]["template"]["spec"][group]:
             part["image"] = "registry.invalid/trainer:1"
     create(control_plane, namespace, broken)
-    create(control_plane, namespace, trial_job("slow"))
+    create(control_plane, namespace, trial_job("slow", nodes=nodes))
 
     def backed_off() -> bool:
         waiting = state_of(pod_of(control_plane, namespace, "broken"), "gate").get("waiting", {})
@@ -167,8 +168,8 @@ def test_an_image_that_cannot_be_pulled_and_a_slow_node_are_seen_as_such(
 
 
 def test_a_trial_that_fits_no_node_is_unschedulable(control_plane: Cluster, namespace: str, kwok_nodes: Nodes) -> None:
-    kwok_nodes(1, gpus=1)
-    create(control_plane, namespace, trial_job("large", gpus=4))
+    nodes = kwok_nodes(1, gpus=1)
+    create(control_plane, namespace, trial_job("large", gpus=4, nodes=nodes))
 
     def refused() -> Object | None:
         conditions = pod_of(control_plane, namespace, "large")["status"].get("conditions", [])
@@ -225,32 +226,40 @@ def test_the_audit_log_says_who_asked_for_what(components: ControlPlane, namespa
     components.kubectl("get", "pods", kubeconfig=identity)
     user = f"system:serviceaccount:{namespace}:reader"
 
-    def lists() -> list[Object]:
-        events = (event for event in components.audit_events(mark) if event["user"]["username"] == user)
-        return [e for e in events if e["verb"] == "list" and e["objectRef"]["resource"] == "pods"]
+    def listed() -> bool:
+        return requests(components, mark)[Request(user, "list", "pods", 200)] == 1
 
-    assert components.api.wait(lists, "the request in the audit log")
+    components.api.wait(listed, "one request in the audit log")
 
 
-def test_simulated_trials_end_at_more_than_ten_a_second(
+def test_what_etcd_keeps_can_be_weighed(components: ControlPlane, namespace: str) -> None:
+    before = stored(components, "", "configmaps")
+    document = {"metadata": {"name": "heavy"}, "data": {"file": "x" * 10_000}}
+    components.api.create(f"/api/v1/namespaces/{namespace}/configmaps", document)
+    after = stored(components, "", "configmaps")
+    assert after.objects == before.objects + 1
+    assert 10_000 < after.bytes - before.bytes < 10_600
+
+
+def test_ten_simulated_trial_ends_a_second_take_less_than_a_quarter_of_a_core(
     control_plane: Cluster, namespace: str, kwok_nodes: Nodes, sim_trainer: Trainers
 ) -> None:
-    kwok_nodes(2, gpus=16)
+    nodes = kwok_nodes(2, gpus=16)
     number = 32
     for index in range(number):
-        create(control_plane, namespace, trial_job(f"many-{index}"))
+        create(control_plane, namespace, trial_job(f"many-{index}", nodes=nodes))
     path = f"/api/v1/namespaces/{namespace}/pods"
 
     def all_train() -> bool:
         pods = control_plane.api.list(path)
         return len(pods) == number and all("running" in state_of(pod, "train") for pod in pods)
 
-    control_plane.api.wait(all_train, f"{number} trials run", timeout_seconds=120)
-    began = time.time()
-    ends = sim_trainer(lambda _: Ending.success(MESSAGE)).wait_for(number)
-    rate = number / (ends[-1].at - began)
-    # Measured RATE on two cores that others used too; the limit is what the load tests need.
-    assert rate > 10, f"{rate:.1f} trial ends per second"
+    control_plane.api.wait(all_train, f"{number} trials run", timeout_seconds=120, every_seconds=0.5)
+    # CPU time of this process, not the clock: neighbours on the machine must not decide. Measured: 5.7 ms.
+    began = time.process_time()
+    sim_trainer(lambda _: Ending.success(MESSAGE)).wait_for(number)
+    milliseconds = (time.process_time() - began) / number * 1000
+    assert milliseconds < 25, f"{milliseconds:.1f} ms of CPU a trial end"
 
 
 def test_nothing_is_left_when_the_process_that_started_a_cluster_is_killed(tmp_path: Path) -> None:

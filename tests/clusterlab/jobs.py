@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from clusterlab.api import Object
 from clusterlab.cluster import Cluster
@@ -24,10 +25,18 @@ def _container(name: str, gpus: int, **more: object) -> Object:
     } | more
 
 
-def trial_job(name: str, *, gpus: int = 1, annotations: Object | None = None, toleration_seconds: int = 60) -> Object:
+def trial_job(
+    name: str,
+    *,
+    gpus: int = 1,
+    nodes: Sequence[str] = (),
+    annotations: Object | None = None,
+    toleration_seconds: int = 60,
+) -> Object:
     """A Job shaped as the operator's: native sidecar `gate`, init container `train`, main container `judge`.
 
-    `annotations` go on the pod; `toleration_seconds` is how long the pod stays on a lost node.
+    `nodes`: the only ones it may run on (a lent cluster has others). `annotations` go on the pod.
+    `toleration_seconds`: how long the pod stays on a lost node.
     """
     labels = {"autoresearch.dev/run": "first"}
     tolerations = [
@@ -48,6 +57,7 @@ def trial_job(name: str, *, gpus: int = 1, annotations: Object | None = None, to
                     "automountServiceAccountToken": False,
                     "terminationGracePeriodSeconds": 3,
                     "tolerations": tolerations,
+                    **({"affinity": _only_on(nodes)} if nodes else {}),
                     "securityContext": {
                         "runAsNonRoot": True,
                         "runAsUser": 65532,
@@ -59,6 +69,12 @@ def trial_job(name: str, *, gpus: int = 1, annotations: Object | None = None, to
             },
         },
     }
+
+
+def _only_on(nodes: Sequence[str]) -> Object:
+    names = {"key": "kubernetes.io/hostname", "operator": "In", "values": list(nodes)}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [names]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
 
 
 def create(cluster: Cluster, namespace: str, job: Object) -> None:

@@ -121,6 +121,13 @@ class Remote:
     def _trouble(self, err: str) -> Result:
         if any(phrase in err and "remote:" not in err for phrase in FULL):
             raise StorageFull(f"talking to {self.url}: the disk is full; free some space and run again")
+        if "Host key verification failed" in err:
+            # ssh's own page of capitals would push this word out of a status message.
+            return Result(
+                Outcome.CREDENTIALS,
+                f"{self.url}: Host key verification failed: the server shows a key that is not in known_hosts, so it "
+                "is not talked to; ask its owner whether the key was changed, and put the new one there",
+            )
         if _CREDENTIALS.search(err):
             outcome = Outcome.CREDENTIALS
         elif _NOT_FOUND.search(err):

@@ -110,7 +110,7 @@ class Pod:
         self.wait_for("account/ready")
         self.start("train")
 
-    def finish(self, timeout: float = 120) -> dict[str, Any]:
+    def finish(self, timeout: float = 400) -> dict[str, Any]:
         """Waits for train, runs the judge, ends the gate; the result."""
         assert self.processes["train"].wait(timeout=timeout) == 0, self.log("train")
         assert self.start("judge").wait(timeout=timeout) == 0, self.log("judge")

@@ -18,6 +18,9 @@ TEMPLATE = Path(__file__).parents[3] / "trainer" / "autoresearch_trainer" / "tem
 BARE = [sys.executable, "train.py"]
 """Runs the file without the runner that seeds PyTorch, so that tests which need no PyTorch do not wait for it."""
 
+SLOW_IMPORTS = pytest.mark.timeout(1200)
+"""Each process of a pod imports PyTorch and its export for itself: seconds on a free core, minutes on a busy one."""
+
 
 @pytest.fixture
 def template_files() -> dict[str, str]:
@@ -33,12 +36,13 @@ def template_files() -> dict[str, str]:
     return {"train.py": train, "prepare.py": (TEMPLATE / "prepare.py").read_text()}
 
 
+@SLOW_IMPORTS
 def test_a_pod_gives_the_score_of_local_mode(
     make_pod: MakePod, template_files: dict[str, str], tmp_path: Path, data_parts: Path
 ) -> None:
     limits = {"memoryBytes": 2 << 30, "artifactBytes": 64 << 20}
     files = {"prepare.py": template_files["prepare.py"]}
-    pod = make_pod(template_files["train.py"], files=files, limits=limits, startupSeconds=200)
+    pod = make_pod(template_files["train.py"], files=files, limits=limits, startupSeconds=600)
     result = pod.run()
     assert result["outcome"] == "Scored", (result, pod.log("train"))
 
@@ -48,7 +52,7 @@ def test_a_pod_gives_the_score_of_local_mode(
     (tmp_path / "local").mkdir()
     warm = warmdriver.WarmProcess(tmp_path / "local", whole)
     try:
-        local = warm.run(template_files["train.py"], files=files, limits=limits, startupSeconds=200)
+        local = warm.run(template_files["train.py"], files=files, limits=limits, startupSeconds=600)
     finally:
         warm.close()
     for field in ("valBPB", "nats", "bytes", "tokens", "steps", "trainTokens", "artifactSHA256", "parameters", "seed"):
@@ -61,6 +65,7 @@ def test_a_pod_gives_the_score_of_local_mode(
     assert "parameters, torch.float32" in pod.log("train")  # kubectl logs shows what the candidate printed
 
 
+@SLOW_IMPORTS
 def test_two_ranks_share_one_order_and_train_one_model(make_pod: MakePod, template_files: dict[str, str]) -> None:
     files = {"prepare.py": template_files["prepare.py"]}
     pod = make_pod(
@@ -69,7 +74,7 @@ def test_two_ranks_share_one_order_and_train_one_model(make_pod: MakePod, templa
         gpus=2,
         budget={"steps": 6},
         limits={"memoryBytes": 3 << 30, "artifactBytes": 64 << 20, "processes": 16},
-        startupSeconds=280,
+        startupSeconds=600,
     )
     result = pod.run()
     assert result["outcome"] == "Scored", (result, pod.log("train"))
@@ -102,9 +107,10 @@ def test_failures_are_told_apart(make_pod: MakePod, script: str, reason: str, de
     assert (result["outcome"], result["reason"], result["detail"]) == ("Invalid", reason, detail), result
 
 
+@SLOW_IMPORTS
 def test_weights_that_are_not_finite_are_named(make_pod: MakePod) -> None:
     script = warmdriver.MODEL + "model[1].weight.data.fill_(float('nan'))\ngate.submit(model)\n"
-    result = make_pod(script, startupSeconds=200).run()
+    result = make_pod(script, startupSeconds=600).run()
     assert (result["outcome"], result["reason"]) == ("Invalid", "NonFinite"), result
 
 
@@ -228,6 +234,7 @@ def test_a_missing_account_is_lost(make_pod: MakePod, monkeypatch: pytest.Monkey
 
     pod = make_pod("pass\n")
     monkeypatch.setattr(judge, "ACCOUNT_SECONDS", 0.1)
+    monkeypatch.setattr(judge.signal, "signal", lambda *_: None)  # this process is no container
     monkeypatch.setenv("AUTORESEARCH_TRIAL", json.dumps(pod.trial))
     monkeypatch.setenv("AUTORESEARCH_ACCOUNT_DIR", str(pod.folder / "account"))
     monkeypatch.setenv("AUTORESEARCH_TERMINATION_LOG", str(pod.folder / "termination-log"))

@@ -176,6 +176,7 @@ def _become_candidate(
             memory_bytes=terms.limits.memory_bytes,
             disk_bytes=terms.limits.disk_bytes,
             loopback=terms.ranks > 1,
+            fresh=True,
         )
         if terms.ranks > 1:
             held["network"] = "networkpolicy"

@@ -110,14 +110,16 @@ def confine_candidate(
     memory_bytes: int,
     disk_bytes: int,
     loopback: bool = False,
+    fresh: bool = False,
 ) -> dict[str, str]:
     """Confines this process for good to Python, the system's libraries and the folders given.
 
-    tree: what `namespace.enter` said. loopback: ranks may talk to each other over TCP. Returns what holds, in the words
-    of `result.Isolation`. A wall that the kernel does not offer is reported as "none", never an error.
+    tree: what `namespace.enter` said. loopback: ranks may talk to each other over TCP. fresh: see `limits.apply`.
+    Returns what holds, in the words of `result.Isolation`. A wall that the kernel does not offer is reported as "none",
+    never an error.
     """
     limits.first_for_the_oom_killer()
-    limits.apply(memory_bytes, disk_bytes, cuda=device.startswith("cuda"))
+    limits.apply(memory_bytes, disk_bytes, cuda=device.startswith("cuda"), fresh=fresh)
     version = landlock.abi()
     rules = _rules(device)
     rules += [(folder, landlock.READ) for folder in read]
@@ -130,7 +132,7 @@ def confine_judge(*, read: list[Path], device: str, memory_bytes: int) -> dict[s
 
     The judge runs no candidate code; this stands behind its own checks, should one of them fail.
     """
-    limits.apply(memory_bytes, 0, cuda=device.startswith("cuda"))
+    limits.apply(memory_bytes, 0, cuda=device.startswith("cuda"), fresh="torch" not in sys.modules)
     return _lock(_rules(device) + [(path, landlock.READ) for path in read], namespace.SWEEP)
 
 

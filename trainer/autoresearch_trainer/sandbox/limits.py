@@ -12,6 +12,8 @@ from pathlib import Path
 _ADDRESS_SPACE_SLACK_BYTES = 8 << 30
 """Thread stacks, malloc arenas and libraries mapped later reserve address space that they never touch."""
 _DATA_SLACK_BYTES = 512 << 20
+_PROGRAM_BYTES = 1 << 30
+"""What a program that is yet to load PyTorch reserves on top of what it uses: half of it measured, half for stacks."""
 _OPEN_FILES = 1024
 
 
@@ -24,8 +26,13 @@ def current_bytes(field: str) -> int:
     return 0
 
 
-def apply(memory_bytes: int, file_bytes: int, *, cuda: bool) -> None:
-    """Limits this process and its children: memory on top of what the warm process left here, file size, no cores."""
+def apply(memory_bytes: int, file_bytes: int, *, cuda: bool, fresh: bool = False) -> None:
+    """Limits this process and its children: memory on top of what the warm process left here, file size, no cores.
+
+    fresh: PyTorch is yet to be loaded, by this program or by one that is about to replace it.
+    """
+    if fresh:
+        memory_bytes += _PROGRAM_BYTES
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, file_bytes)
     _lower(resource.RLIMIT_NOFILE, _OPEN_FILES)

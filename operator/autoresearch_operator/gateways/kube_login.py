@@ -34,10 +34,12 @@ async def login() -> Configuration:
     # A Configuration made by calling the class would start from whatever default another part of the process has set.
     configuration: Configuration = type.__call__(Configuration)
     try:
-        if "KUBECONFIG" not in os.environ and (SERVICE_ACCOUNT / "token").exists():
+        if not os.environ.get("KUBECONFIG") and (SERVICE_ACCOUNT / "token").exists():
             config.load_incluster_config(client_configuration=configuration)
         else:
-            await config.load_kube_config(client_configuration=configuration)
+            # The library would take the variable's value of when it was read in.
+            file = os.environ.get("KUBECONFIG") or None
+            await config.load_kube_config(config_file=file, client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise LoginError(
             f"no way into a cluster: {error}. In a pod, mount its service account; elsewhere set KUBECONFIG to a"

@@ -7,19 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusterlab.api import ApiError
+from clusterlab.api import Api, ApiError
 from clusterlab.cluster import Cluster, KubectlFailed
 from clusterlab.controlplane import ControlPlane
 from clusterlab.jobs import create, ended_job, pod_of, state_of, training_pod, trial_job
 from clusterlab.kwok import Kwok
 from clusterlab.measure import Request, requests, stored
 from clusterlab.simtrainer import Ending, SimTrainer, TrialPod
+from clusterlab.wire import Wire
 
 Nodes = Callable[..., list[str]]
 Trainers = Callable[..., SimTrainer]
@@ -260,6 +262,31 @@ def test_ten_simulated_trial_ends_a_second_take_less_than_a_quarter_of_a_core(
     sim_trainer(lambda _: Ending.success(MESSAGE)).wait_for(number)
     milliseconds = (time.process_time() - began) / number * 1000
     assert milliseconds < 25, f"{milliseconds:.1f} ms of CPU a trial end"
+
+
+def test_a_wire_to_the_api_server_can_be_cut_and_unplugged(control_plane: Cluster, namespace: str) -> None:
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    with Wire(control_plane) as wire:
+        api = Api(wire.kubeconfig_like(control_plane.kubeconfig))
+        version = api.request("GET", path)["metadata"]["resourceVersion"]
+        seen: list[str] = []
+
+        def watch() -> None:
+            seen.extend(body["metadata"]["name"] for _, body in api.watch(path, version=version))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        control_plane.api.create(path, {"metadata": {"name": "seen"}})
+        control_plane.api.wait(lambda: "seen" in seen, "the watch's event")
+        assert wire.cut() >= 1
+        watcher.join(10)
+        assert not watcher.is_alive()
+        assert api.get(path)["items"]
+        wire.unplug()
+        with pytest.raises(ApiError, match="NoAnswer"):
+            api.request("GET", path, timeout_seconds=0.5)
+        wire.plug_in()
+        assert api.get(path)["items"]
 
 
 def test_nothing_is_left_when_the_process_that_started_a_cluster_is_killed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ index settings of this shell's environment.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -247,7 +248,9 @@ def main(arguments: list[str]) -> int:
     try:
         engine = find_engine(options.engine, options.store)
         if engine.store and engine.name == "buildah":
-            # Of a build that was killed. In a store of the user's own they may be somebody else's.
+            engine.store.mkdir(parents=True, exist_ok=True)
+            # One build at a time, so that every container in there is a killed build's; held until this process ends.
+            fcntl.flock(os.open(engine.store, os.O_RDONLY), fcntl.LOCK_EX)
             engine.run("rm", "--all")
         base = local_base(engine) if options.local_base else options.base_image
         with site_secrets() as secrets:

@@ -17,16 +17,18 @@ from clusterlab.node_network import Network
 _numbers = count(1)
 _not_built: list[str] = []
 _project: dict[str, Image] = {}
-NEEDS_IMAGES = {"project_images", "trainer_image", "operator_image"}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Programs and images are built before the first test, whose time limit is not for compilers."""
-    items = [item for item in session.items if "tests/e2e/" in item.nodeid]
-    if not items or session.config.option.collectonly or node.missing():
+    asked = {
+        name for item in session.items if "tests/e2e/" in item.nodeid for name in getattr(item, "fixturenames", ())
+    }
+    if session.config.option.collectonly or node.missing():
         return
-    build_for(session, *GROUPS, *node.GROUPS)
-    if any(NEEDS_IMAGES & set(getattr(item, "fixturenames", ())) for item in items):
+    if "real_node" in asked:
+        build_for(session, *GROUPS, *node.GROUPS)
+    if "project_images" in asked:
         try:
             _project.update(images.project())
         except tools.ToolsMissing as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoresearch_operator.api.run import ResearchRunSpec
-from autoresearch_operator.cluster.runrepository import Document, facts_of, read_document
+from autoresearch_operator.cluster.document import Document, facts_of, read_document
 from autoresearch_operator.cluster.seen import Key
 from autoresearch_operator.engine.sources import declared_inputs
 from autoresearch_operator.gateways.errors import (

@@ -117,24 +117,37 @@ class Publisher:
     def publish(self, now: float) -> PublishState:
         """Brings the server up to date if it is time; `now` in seconds. It raises nothing."""
         with self._guard:
-            pushed: dict[str, str] = {}
             try:
                 wait = self._wait(now)
-                if wait is None:
-                    wait = self._pace.take(self._identity, now)
-                if wait > 0:
-                    self.state = replace(self.state, pushed={}, retry_after=wait)
-                    return self.state
-                with self._access() as access:
-                    result = self._converse(access, pushed)
-            except (GitError, StorageFull) as error:
-                result = Result(Outcome.UNAVAILABLE, f"the run's repository on the operator's volume: {error}")
-            except SecretNotAllowed as error:
-                result = Result(Outcome.CREDENTIALS, str(error))
-            except KubeError as error:
-                result = Result(Outcome.UNAVAILABLE, f"the Secret for {self._url} could not be read: {error}")
-            self.state = self._judge(result, pushed, now)
+            except GitError as error:
+                self.state = self._judge(_broken(error), {}, now)
+                return self.state
+            if wait is None:
+                wait = self._pace.take(self._identity, now)
+            if wait > 0:
+                self.state = replace(self.state, pushed={}, retry_after=wait)
+            else:
+                self.state = self._attempt(now)
             return self.state
+
+    def hurry(self) -> PublishState:
+        """As `publish`, at once: for a run that is about to be closed for good."""
+        with self._guard:
+            self.state = self._attempt(max(self._last, 0.0))
+            return self.state
+
+    def _attempt(self, now: float) -> PublishState:
+        pushed: dict[str, str] = {}
+        try:
+            with self._access() as access:
+                result = self._converse(access, pushed)
+        except (GitError, StorageFull) as error:
+            result = _broken(error)
+        except SecretNotAllowed as error:
+            result = Result(Outcome.CREDENTIALS, str(error))
+        except KubeError as error:
+            result = Result(Outcome.UNAVAILABLE, f"the Secret for {self._url} could not be read: {error}")
+        return self._judge(result, pushed, now)
 
     def reopened(self) -> None:
         """A finished run goes on: its branch may have been taken by another one."""
@@ -278,6 +291,10 @@ class Publisher:
             branch = self._repository.resolve(self._branch)
             if self._repository.resolve(self._ledger) == ledger:
                 return branch, ledger
+
+
+def _broken(error: Exception) -> Result:
+    return Result(Outcome.UNAVAILABLE, f"the run's repository on the operator's volume: {error}")
 
 
 def _cut(message: str) -> str:

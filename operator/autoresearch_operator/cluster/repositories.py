@@ -9,6 +9,7 @@ A run with `source.url` has a second copy on the git server. Whichever of the tw
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import threading
@@ -18,19 +19,17 @@ from typing import Any
 
 from autoresearch_operator.api.reasons import ExperimentKind, ReadyReason
 from autoresearch_operator.api.run import ResearchRunSpec
-from autoresearch_operator.cluster.credentials import SecretNotAllowed, address
+from autoresearch_operator.cluster.claims import Claims, claim_of
+from autoresearch_operator.cluster.credentials import SecretNotAllowed
+from autoresearch_operator.cluster.document import DELETED, Document, NotReady, read_document
 from autoresearch_operator.cluster.origin import Origin, fetch_ledger, from_template, from_url
 from autoresearch_operator.cluster.publishing import Pace, PublishState
 from autoresearch_operator.cluster.runrepository import (
-    DELETED,
-    Document,
     Loaded,
-    NotReady,
     RunRepository,
     Saved,
     SaveFailed,
     Secrets,
-    read_document,
     secret_access,
 )
 from autoresearch_operator.cluster.seen import Key, KubeError
@@ -63,11 +62,11 @@ __all__ = [
     "Secrets",
 ]
 
+logger = logging.getLogger(__name__)
+
 EXPORTED = "git-daemon-export-ok"
 """git's own mark of a repository that may be served to everybody. Only runs from the built-in template get it: what
 came from a server with credentials is not handed out without."""
-Claim = tuple[tuple[str, str], str]
-"""A branch of a repository on a server: ((host, path), full ref name)."""
 
 
 class Repositories:
@@ -94,7 +93,7 @@ class Repositories:
         self._guard = threading.RLock()
         self._locks: dict[Key, threading.Lock] = {}
         self._open: dict[Key, RunRepository] = {}
-        self._claims: dict[Claim, Key] | None = None
+        self._claims = Claims(self._documents)
         root.mkdir(parents=True, exist_ok=True)
 
     # --- opening --------------------------------------------------------------------------------------------------
@@ -139,6 +138,8 @@ class Repositories:
     def release(self, key: Key) -> None:
         """Says in the ledger that the ResearchRun was deleted, which frees its branch; nothing is removed.
 
+        The git server is told too, once: where it gives no answer, that is logged.
+
         Raises:
             GitError, StorageFull: it could not be written.
         """
@@ -150,9 +151,10 @@ class Repositories:
                     return
                 opened = self._existing(key, None)
             try:
-                opened.load()
-                if opened.details.get("finished") is None:
-                    opened.set_details(finished=DELETED)
+                said = opened.release()
+                if said is not None and not said.ok:
+                    logger.warning("%s/%s was deleted, and its server does not know it yet: %s", *key, said.message)
+                self._claims.drop(claim_of(opened.url, opened.branch_ref), key)
             finally:
                 opened.close()
 
@@ -173,10 +175,10 @@ class Repositories:
 
     def _prepare(self, key: Key, spec: ResearchRunSpec) -> RunRepository:
         """Opens what is on the volume, or makes it. Raises what the caller turns into NotReady."""
-        claim = _claim(spec.source.url, f"refs/heads/{spec.source.branch or default_branch(*key)}")
+        claim = claim_of(spec.source.url, f"refs/heads/{spec.source.branch or default_branch(*key)}")
         known = self._glance(key) if self._path(key).exists() else None
         if known is None or known.details.get("finished") in (None, DELETED):
-            self._take(claim, key)
+            self._claims.take(claim, key)
         try:
             if self._path(key).exists():
                 return self._reopen(key, spec)
@@ -184,7 +186,7 @@ class Repositories:
             return self._existing(key, spec)
         except BaseException:
             if not self._path(key).exists():
-                self._drop(claim, key)
+                self._claims.drop(claim, key)
             raise
 
     def _reopen(self, key: Key, spec: ResearchRunSpec) -> RunRepository:
@@ -353,40 +355,15 @@ class Repositories:
             kept = quarantine(path)
         return f"the repository was damaged ({trouble}) and was restored; the damaged one is kept as {kept.name}"
 
-    # --- whose branch ---------------------------------------------------------------------------------------------
+    # --- what is on the volume ------------------------------------------------------------------------------------
 
-    def _take(self, claim: Claim | None, key: Key) -> None:
-        """Raises NotReady: an unfinished run on this volume lands on the same branch of the same repository."""
-        if claim is None:
-            return
-        with self._guard:
-            owner = self._known_claims().setdefault(claim, key)
-        if owner != key:
-            raise NotReady(
-                ReadyReason.BRANCH_IN_USE,
-                f"the run {owner.name} in namespace {owner.namespace} lands on {claim[1]} of the same repository: "
-                "choose another source.branch, or wait until that run is finished or deleted",
-            )
-
-    def _drop(self, claim: Claim | None, key: Key) -> None:
-        with self._guard:
-            claims = self._known_claims()
-            if claim is not None and claims.get(claim) == key:
-                del claims[claim]
-
-    def _known_claims(self) -> dict[Claim, Key]:
-        """Read from the volume once: a run that is not open yet keeps its branch all the same."""
-        if self._claims is None:
-            self._claims = {}
-            for key in self.keys():
-                document = self._glance(key)
-                claim = None if document is None else _claim(document.source_url, document.branch_ref)
-                if claim is not None and document is not None and not document.details.get("finished"):
-                    self._claims.setdefault(claim, key)
-        return self._claims
+    def _documents(self) -> Iterator[tuple[Key, Document]]:
+        """What every run on the volume is; one that cannot be read says so when it is opened."""
+        for key in self.keys():
+            if (document := self._glance(key)) is not None:
+                yield key, document
 
     def _glance(self, key: Key) -> Document | None:
-        """run.json of a run; None when it cannot be read, which its own opening will say."""
         repository = Repository(self._path(key), self._base, "")
         try:
             tip = repository.resolve_or_none(ledger_ref(*key))
@@ -397,18 +374,13 @@ class Repositories:
             repository.close()
 
     def _on_finished(self, key: Key, finished: bool) -> None:
-        with self._guard:
-            if (opened := self._open.get(key)) is None:
-                return
-            claim = _claim(opened.url, opened.branch_ref)
+        opened = self.get(key)
+        if opened is not None:
+            claim = claim_of(opened.url, opened.branch_ref)
             if finished:
-                self._drop(claim, key)
-            elif claim is not None:
-                self._known_claims().setdefault(claim, key)
-
-
-def _claim(url: str | None, branch_ref: str) -> Claim | None:
-    return None if url is None else (address(url).repository, branch_ref)
+                self._claims.drop(claim, key)
+            else:
+                self._claims.keep(claim, key)
 
 
 def _newer(repository: Repository, ref: str, found: Mapping[str, str]) -> None:

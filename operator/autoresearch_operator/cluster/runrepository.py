@@ -8,15 +8,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
-from autoresearch_operator.api.reasons import BranchUpdatedReason, ReadyReason, Verdict
+from autoresearch_operator.api.reasons import BranchUpdatedReason, Verdict
 from autoresearch_operator.api.run import ResearchRunSpec
 from autoresearch_operator.cluster.credentials import SecretNotAllowed, credentials
+from autoresearch_operator.cluster.document import DELETED, Document, check_facts, read_document
 from autoresearch_operator.cluster.publishing import OBJECTS, Pace, Publisher, PublishState
 from autoresearch_operator.cluster.seen import Key, KubeError
 from autoresearch_operator.engine.sources import Sources
@@ -32,81 +31,13 @@ logger = logging.getLogger(__name__)
 Secrets = Callable[[str, str], Mapping[str, Any] | None]
 """(namespace, name) to a Secret as the API server gives it; None: there is none. May raise KubeError."""
 
-VERSION = 1
-DELETED = "Deleted"
-"""`details["finished"]` of a run whose ResearchRun was deleted: its branch is free for others."""
+SECRET_NAME = "secretName"  # noqa: S105 - a key of `details`, for a run that is deleted while no operator works
 _ATTEMPTS = 5
 """A save is tried again when a person's commits were taken over at the same moment; more than once is unheard of."""
 
 
-class NotReady(Exception):
-    """The run cannot begin; the message says why and what to do."""
-
-    def __init__(self, reason: ReadyReason, message: str, retry_after: float = 60.0) -> None:
-        """`retry_after`: seconds after which trying again may help."""
-        super().__init__(message[:1024])
-        self.reason = reason
-        self.retry_after = retry_after
-
-
 class SaveFailed(GitError):
     """Nothing was written: the ledger is not where it was left. Load it and plan again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """run.json of a cluster's ledger: what the run is, and what its scores depend on."""
-
-    namespace: str
-    name: str
-    branch_ref: str
-    ledger_ref: str
-    source_commit: str
-    source_url: str | None
-    source_ref: str | None
-    """None: it began from the built-in template."""
-    inputs: tuple[str, ...]
-    """Patterns of the files that trials read."""
-    facts: dict[str, Any]
-    """The parts of the spec that may not change under scores (see `facts_of`)."""
-    details: dict[str, Any] = field(default_factory=dict)
-    """What the controller wants to remember."""
-    version: int = VERSION
-
-    def as_json(self) -> dict[str, Any]:
-        """`finished` stands at the top, where every program that looks for a branch's owner reads it."""
-        plain = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return plain | {"inputs": list(self.inputs), "finished": self.details.get("finished")}
-
-
-_DOCUMENT = TypeAdapter(Document)
-
-
-def read_document(value: object, where: str) -> Document:
-    """Raises RepositoryDamaged: not a run.json of a version we know. GitError: it is local mode's."""
-    if isinstance(value, dict) and "request" in value and "facts" not in value:
-        raise GitError(
-            f"{where} was written by `autoresearch run` on somebody's machine, which a cluster does not go on from: "
-            "choose another metadata.name, or set source.ref to that run's branch and source.branch to a new one"
-        )
-    try:
-        document = _DOCUMENT.validate_python(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RepositoryDamaged(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if document.version != VERSION:
-        raise RepositoryDamaged(f"{where} is of version {document.version}; this program reads version {VERSION}")
-    return document
-
-
-def facts_of(spec: ResearchRunSpec) -> dict[str, Any]:
-    """What may not change between two starts of one run, as JSON."""
-    source = spec.source.model_dump(mode="json", by_alias=True, exclude={"secret_name", "program"})
-    tiers = {
-        tier.name: tier.model_dump(mode="json", by_alias=True, include={"gpus", "resource_name", "product", "budget"})
-        for tier in spec.tiers
-    }
-    return {"source": source, "trainer": spec.trainer.model_dump(mode="json", by_alias=True), "tiers": tiers}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +88,7 @@ class RunRepository:
         self.notes: list[str] = []
         """What had to be repaired or was taken over when the repository was opened, one sentence each."""
         self._document = document
-        self._secret_name = spec.source.secret_name if spec is not None else None
+        self._secret_name = document.details.get(SECRET_NAME) if spec is None else spec.source.secret_name
         self._secrets, self._base, self._on_finished = secrets, base, on_finished
         self._ledger = Ledger(repository, document.ledger_ref)
         self._loaded: Loaded | None = None
@@ -260,9 +191,23 @@ class RunRepository:
             loaded = self._load()
             scored = any(trial.phase is TrialPhase.SCORED for trial in loaded.trials)
             facts = check_facts(self._document, spec, scored=scored)
-            self._secret_name = spec.source.secret_name
-            if facts != self._document.facts:
-                self._write(dataclasses.replace(self._document, facts=facts))
+            self._secret_name = secret = spec.source.secret_name
+            details = self._document.details
+            if secret != details.get(SECRET_NAME):
+                details = details | {SECRET_NAME: secret}
+            if (facts, details) != (self._document.facts, self._document.details):
+                self._write(dataclasses.replace(self._document, facts=facts, details=details))
+
+    def release(self) -> PublishState | None:
+        """Marks the run as deleted, here and, if that can be, at once on the server; what the server said.
+
+        Raises:
+            SaveFailed, StorageFull, GitError: it could not be marked here.
+        """
+        self.load()
+        if self.details.get("finished") is None:
+            self.set_details(finished=DELETED)
+        return None if self._publisher is None else self._publisher.hurry()
 
     def _write(self, document: Document) -> None:
         loaded = self._load()
@@ -388,43 +333,6 @@ def secret_access(
     manager: AbstractContextManager[Access] = credentials(secret, url, base)
     with manager as access:
         yield access
-
-
-def check_facts(document: Document, spec: ResearchRunSpec, *, scored: bool) -> dict[str, Any]:
-    """The facts to remember from now on.
-
-    Only what was recorded is compared, so that a field which a newer version of this program adds changes nothing.
-
-    Raises:
-        NotReady: the ledger's scores were made with something else.
-    """
-    current, old = facts_of(spec), document.facts
-    _compare(document, "spec.source", old["source"], current["source"])
-    if not scored:
-        return current | {"source": old["source"]}
-    _compare(document, "spec.trainer", old["trainer"], current["trainer"])
-    for name, tier in old["tiers"].items():
-        if name not in current["tiers"]:
-            raise _changed(document, f"spec.tiers has no {name} any more", "keep it with maxParallel: 0")
-        _compare(document, f"spec.tiers[{name}]", tier, current["tiers"][name])
-    return old | {"tiers": current["tiers"] | old["tiers"]}
-
-
-def _compare(document: Document, where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for field_name, value in old.items():
-        if new.get(field_name) != value:
-            raise _changed(
-                document, f"{where}.{field_name} is {new.get(field_name)!r} and was {value!r}", "change it back"
-            )
-
-
-def _changed(document: Document, what: str, mend: str) -> NotReady:
-    return NotReady(
-        ReadyReason.RUN_CHANGED,
-        f"{what}: the ledger {document.ledger_ref} holds the run of this name, and its scores were made with the old "
-        f"one; {mend}, or choose another metadata.name",
-        300.0,
-    )
 
 
 def _landed(record: ExperimentRecord) -> str | None:

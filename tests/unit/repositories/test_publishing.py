@@ -332,6 +332,20 @@ def test_two_runs_of_one_volume_do_not_share_a_branch_until_one_is_over(server: 
     assert repositories(tmp_path / "r", ca=server.ca).open(run_of("one", "a"), spec).details["finished"] == "Complete"
 
 
+def test_a_deleted_run_gives_its_branch_back_here_and_on_the_server(server: GitServer, tmp_path: Path) -> None:
+    spec = spec_of(**source_of(server, branch="shared"))
+    all_runs = repositories(tmp_path / "r", ca=server.ca)
+    first = all_runs.open(run_of("one", "a"), spec)
+    assert first.save([baseline(first)], [trial(0)]).ok
+    assert first.publish(0.0).ok
+    all_runs.release(Key("a", "one"))
+    all_runs.open(run_of("two", "b"), spec)
+    server.broken = True
+    later = repositories(tmp_path / "r", ca=server.ca)
+    later.release(Key("b", "two"))
+    later.release(Key("b", "two"))
+
+
 def test_an_unfinished_run_of_another_cluster_keeps_its_branch(server: GitServer, tmp_path: Path) -> None:
     spec = spec_of(**source_of(server, branch="shared"))
     elsewhere = repositories(tmp_path / "elsewhere", ca=server.ca)

@@ -157,7 +157,7 @@ def test_a_fact_that_a_later_version_adds_changes_nothing(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         old = {"source": {"url": None}, "trainer": {"evaluation": "Verified"}, "tiers": {"cpu": {"gpus": 0}}}
         patch.setattr("autoresearch_operator.cluster.origin.facts_of", lambda _: old)
-        patch.setattr("autoresearch_operator.cluster.runrepository.facts_of", lambda _: old)
+        patch.setattr("autoresearch_operator.cluster.document.facts_of", lambda _: old)
         first = repositories(tmp_path).open(run_of(), spec_of())
         assert first.save([baseline(first)], [trial(0)]).ok
     assert repositories(tmp_path).open(run_of(), spec_of()).load().trials == (trial(0),)

@@ -225,7 +225,8 @@ class ChartValues(Values):
     """Namespaces whose ResearchRuns are served, each with a Role of its own; they have to exist. Empty: the
     release's."""
     cluster_wide: bool = False
-    """Serve all namespaces, by a ClusterRole. Secrets of all namespaces can be read then; see docs/install.md."""
+    """Serve all namespaces, by a ClusterRole. The operator may read every Secret of the cluster then (it uses none
+    that is not labelled autoresearch.dev/usable=true, but RBAC cannot say that)."""
     rbac: Rbac = Rbac()
     """Rights."""
     service_account: ServiceAccount = ServiceAccount()

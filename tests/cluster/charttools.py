@@ -19,6 +19,8 @@ EXAMPLES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHA
 
 Object = dict[str, Any]
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
 
 class HelmFailed(Exception):
     """Helm ended with another code than 0; the message is what it said."""
@@ -31,6 +33,7 @@ class Helm:
         self._folder = folder
         self._cluster = cluster
         self._program = str(tools.program("helm"))
+        self._rendered: dict[tuple[str | Path, ...], str] = {}
 
     def __call__(self, *arguments: str | Path) -> str:
         """Standard output. Raises HelmFailed."""
@@ -59,8 +62,10 @@ class Helm:
         chart: Path = CHART,
     ) -> list[Object]:
         """The objects that an installation named `first` makes. `values` come over the example's."""
-        text = self("template", "first", chart, "--namespace", namespace, *self.arguments(example, values))
-        return [document for document in yaml.safe_load_all(text) if document]
+        arguments = ("template", "first", chart, "--namespace", namespace, *self.arguments(example, values))
+        if arguments not in self._rendered:
+            self._rendered[arguments] = self(*arguments)
+        return [document for document in yaml.load_all(self._rendered[arguments], Loader=_Loader) if document]
 
     def arguments(self, example: str, values: Mapping[str, Any] | None) -> list[str | Path]:
         """The options that name values."""

@@ -95,14 +95,15 @@ class ResourcesSpec(Model):
     """What one trial may use of a machine beside its GPUs. Requests equal limits in a cluster."""
 
     cpu: Annotated[Cores | None, Field(examples=[8])] = None
-    """CPU cores of a trial. Unset: the chart's default in a cluster, one core of its own in local mode. Immutable
-    while the run has scores."""
+    """CPU cores of a trial. Unset: in a cluster 2 for each GPU, or 1 in a CPU tier; one core of its own in local mode.
+    Immutable while the run has scores."""
     memory: Annotated[Bytes | None, Field(examples=["64Gi"])] = None
-    """Host memory of a trial; a candidate that takes more is Invalid with HostOutOfMemory. Unset: the chart's default
-    in a cluster, an equal share of this machine's memory in local mode. Immutable while the run has scores."""
+    """Host memory of a trial; a candidate that takes more is Invalid with HostOutOfMemory. Unset: in a cluster 10Gi for
+    each GPU, or 2Gi in a CPU tier; an equal share of this machine's memory in local mode. Immutable while the run has
+    scores."""
     ephemeral_storage: Annotated[Bytes | None, Field(examples=["40Gi"])] = None
-    """Disk that a trial may write; a candidate that writes more is Invalid with HostStorageExceeded. Unset: the
-    chart's default in a cluster, 2Gi in local mode. Immutable while the run has scores."""
+    """Disk that a trial may write; a candidate that writes more is Invalid with HostStorageExceeded. Unset: in a
+    cluster 10Gi, or 2Gi in a CPU tier; 2Gi in local mode. Immutable while the run has scores."""
 
     @property
     def cpu_cores(self) -> float | None:

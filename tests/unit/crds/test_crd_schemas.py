@@ -49,7 +49,7 @@ def everything(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, di
 
 
 def fields(kind: Kind) -> list[tuple[str, dict[str, Any]]]:
-    return [(path, schema) for path, schema in everything(schema_of(kind)) if path not in OURS_NOT]
+    return [(path, schema) for path, schema in everything(schema_of(kind)) if path.split(".")[0] not in OURS_NOT]
 
 
 OURS_NOT = ("apiVersion", "kind", "metadata")

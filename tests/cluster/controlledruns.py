@@ -14,10 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clusterlab.cluster import Cluster
-from clusterlab.controlplane import ControlPlane
-from clusterlab.simtrainer import Ending, TrialPod, landscape
-
 from autoresearch_operator.cluster.controller import parsed
 from autoresearch_operator.cluster.repositories import Repositories
 from autoresearch_operator.cluster.runrepository import RunRepository
@@ -28,6 +24,9 @@ from autoresearch_operator.manifests.source import pack
 from autoresearch_operator.research.names import random_seed
 from autoresearch_operator.research.plan import plan
 from autoresearch_operator.research.records import ExperimentRecord, Observed, TrialPhase, TrialRecord, TrialStart
+from clusterlab.cluster import Cluster
+from clusterlab.controlplane import ControlPlane
+from clusterlab.simtrainer import Ending, TrialPod, landscape
 
 PROGRAM = "import sys; from autoresearch_operator.handlers.command import serve; sys.exit(serve())"
 GROUP = "/apis/autoresearch.dev/v1alpha1"
@@ -214,13 +213,13 @@ def behaviour(seconds: float) -> Any:
 
 
 def writes(plane: ControlPlane, mark: Any, namespace: str) -> Counter[str]:
-    """Requests of the operator since `mark` that changed something, by verb, kind and subresource."""
+    """Requests since `mark` that changed something, by verb, kind and subresource: the operator's and the test's own."""
     found: Counter[str] = Counter()
     for event in plane.audit_events(mark):
         about = event.get("objectRef") or {}
         if about.get("namespace") != namespace or event["verb"] not in ("create", "patch", "update", "delete"):
             continue
-        if event.get("userAgent", "").startswith("OpenAPI-Generator") or "python" in event.get("userAgent", "").lower():
+        if not event.get("userAgent", "").startswith(("kube-", "kubectl", "kwok")):
             resource = about["resource"] + (f"/{about['subresource']}" if about.get("subresource") else "")
             found[f"{event['verb']} {resource}"] += 1
     return found

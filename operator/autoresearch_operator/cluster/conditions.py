@@ -10,6 +10,7 @@ from typing import Any
 from autoresearch_operator.api.reasons import ConditionType
 from autoresearch_operator.manifests.names import stamp
 
+_OURS = frozenset(str(type_) for type_ in ConditionType)
 MOST_TEXT = 1024
 """Characters that a condition's message may have."""
 
@@ -59,8 +60,17 @@ def merged(
                 "lastTransitionTime": old["lastTransitionTime"] if same else stamp(now),
             }
         )
-    ours = {str(type_) for type_ in ORDER}
-    return result + [dict(condition) for name, condition in before.items() if name not in ours]
+    return result + [dict(condition) for name, condition in before.items() if name not in _OURS]
+
+
+def kept(previous: Iterable[Mapping[str, Any]]) -> list[Wanted]:
+    """Our conditions as they stand, to be written again."""
+    words = {"True": True, "False": False}
+    return [
+        Wanted(ConditionType(str(c["type"])), words.get(c["status"]), str(c["reason"]), str(c.get("message", "")))
+        for c in previous
+        if c.get("type") in _OURS
+    ]
 
 
 def changed(previous: Iterable[Mapping[str, Any]], current: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from autoresearch_operator.api.load import InvalidResource, load_run
 from autoresearch_operator.api.reasons import ConditionType, ReadyReason
 from autoresearch_operator.api.run import ResearchRun, RunPhase
 from autoresearch_operator.cluster import projection, runstatus, thinking
-from autoresearch_operator.cluster.conditions import ORDER, Wanted, changed, merged
+from autoresearch_operator.cluster.conditions import Wanted, changed, kept, merged
 from autoresearch_operator.cluster.objects import NotOurs
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.passing import Pass
@@ -36,7 +36,6 @@ STOPPED_FOR = 60.0
 UNREACHABLE_FOR = 5.0
 PUBLISH_LOOK = 0.5
 """Seconds between two looks at a push under way."""
-_TYPES = frozenset(str(type_) for type_ in ORDER)
 _BAD_WHEN_FALSE = frozenset({ConditionType.READY, ConditionType.BRANCH_UPDATED, ConditionType.ISOLATED})
 
 
@@ -156,7 +155,8 @@ class Controller:
             state.run, state.generation = run, generation
             state.maker = thinking.maker_of(run, state.repository, state.seed)
             # Another proposer may have ideas, another image may start, another quota may do.
-            state.exhausted, state.refusal = False, None
+            state.exhausted, state.refusal, state.mended = False, None, True
+            state.evicted_at.clear()
             state.dirty.update(range(len(state.experiments)))
         state.body = body
         return state
@@ -248,11 +248,7 @@ class Controller:
         previous: Mapping[str, Any] = (state.status if state is not None else None) or body.get("status") or {}
         generation = int(body["metadata"].get("generation", 0))
         before = previous.get("conditions") or ()
-        wanted = [
-            Wanted(ConditionType(c["type"]), _truth(c["status"]), c["reason"], c.get("message", ""))
-            for c in before
-            if c["type"] in _TYPES and c["type"] != ConditionType.READY
-        ]
+        wanted = [want for want in kept(before) if want.type is not ConditionType.READY]
         wanted.append(Wanted(ConditionType.READY, False, fault.reason, fault.message))
         conditions = merged(before, wanted, generation=generation, now=self._clock())
         status = {
@@ -290,7 +286,8 @@ def _fault_of(error: BaseException) -> _Fault | None:
     fault: _Fault | None = None
     match error:
         case InvalidResource():
-            fault = _Fault(ReadyReason.INVALID_SPEC, text, None)
+            problems = "; ".join(f"{each.path}: {each.sentence}" for each in error.problems)
+            fault = _Fault(ReadyReason.INVALID_SPEC, problems, None)
         case SaveFailed():
             fault = _Fault(None, text, 0.5)
         case NotReady():
@@ -341,7 +338,3 @@ def _event_type(condition: Mapping[str, Any]) -> str:
         condition["status"] != "True" and condition["type"] in _BAD_WHEN_FALSE
     )
     return "Warning" if bad else "Normal"
-
-
-def _truth(word: object) -> bool | None:
-    return {"True": True, "False": False}.get(str(word))

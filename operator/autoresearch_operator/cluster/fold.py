@@ -17,6 +17,7 @@ from autoresearch_operator.manifests.settings import Hardware
 from autoresearch_operator.research.records import Purpose, TrialKey, TrialPhase, TrialRecord
 
 HARDWARE_CHANGED = "HardwareChanged"
+QUEUE_EVICTION = "QueueEviction"
 _FAULTS = {
     outcomes.Fault.IMAGE_PULL: ReadyReason.IMAGE_PULL,
     outcomes.Fault.PODS_FORBIDDEN: ReadyReason.PODS_FORBIDDEN,
@@ -50,6 +51,10 @@ class Folded:
     silent: list[Object] = field(default_factory=list)
     """Jobs that have had no pod for a while: their Events may tell why."""
     hindrances: list[Hindrance] = field(default_factory=list)
+    faulty: list[TrialKey] = field(default_factory=list)
+    """Trials that cannot begin before a person mends the run."""
+    training: set[TrialKey] = field(default_factory=set)
+    """Trials whose candidate has been started."""
     retry_at: dict[tuple[int, int], float] = field(default_factory=dict)
     """(experiment, seed) to when its next attempt may begin."""
     look_again_at: float | None = None
@@ -146,10 +151,13 @@ def _take(
             return
         case outcomes.RunFault():
             folded.hindrances.append(Hindrance(_FAULTS[outcome.reason], outcome.message))
+            folded.faulty.append(key)
         case outcomes.Waiting():
             _wait(folded, job, outcome, now, options)
         case outcomes.Running():
             folded.places[key] = Place(outcome.pod_uid, outcome.node)
+            if outcome.training_since is not None:
+                folded.training.add(key)
             if outcome.look_again_at is not None:
                 folded.look_by(outcome.look_again_at)
     known = state.running.get(key)
@@ -220,9 +228,13 @@ def _difference(pinned: Hardware | None, here: Hardware) -> str:
 
 
 def nodes_to_avoid(state: RunState, experiment: int, seed: int) -> list[str]:
-    """Nodes that lost two attempts of one measurement, and nodes whose hardware is not the baseline's."""
+    """Nodes that lost two attempts of one measurement, and nodes whose hardware is not the baseline's.
+
+    None when no other node is known: it is a hard rule for the scheduler, and a pod that may go nowhere waits for ever.
+    """
     lost: defaultdict[str, int] = defaultdict(int)
     other: set[str] = set()
+    known = {place.node for place in state.places.values() if place.node}
     for key, place in state.places.items():
         trial = state.trials.get(key)
         if trial is None or trial.phase is not TrialPhase.LOST or not place.node:
@@ -231,7 +243,8 @@ def nodes_to_avoid(state: RunState, experiment: int, seed: int) -> list[str]:
             other.add(place.node)
         elif (key.experiment, key.seed) == (experiment, seed):
             lost[place.node] += 1
-    return sorted(other | {node for node, times in lost.items() if times >= 2})
+    avoided = other | {node for node, times in lost.items() if times >= 2}
+    return sorted(avoided) if known - avoided else []
 
 
 def _by_owner(pods: Mapping[str, Object]) -> dict[str | None, list[Object]]:

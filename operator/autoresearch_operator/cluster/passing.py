@@ -8,15 +8,16 @@ from typing import Any
 
 from autoresearch_operator.api.reasons import ProgressingReason, ReadyReason
 from autoresearch_operator.cluster import projection, thinking
-from autoresearch_operator.cluster.fold import HARDWARE_CHANGED, Folded, fold
+from autoresearch_operator.cluster.fold import QUEUE_EVICTION, Folded, fold
 from autoresearch_operator.cluster.objects import NotYet, Objects
 from autoresearch_operator.cluster.options import Options
+from autoresearch_operator.cluster.pauses import pause_until
 from autoresearch_operator.cluster.seen import Cluster, KubeError, Object, Seen
 from autoresearch_operator.cluster.state import Hindrance, Running, RunState
 from autoresearch_operator.manifests import observe, outcomes
 from autoresearch_operator.manifests.names import experiment_name
 from autoresearch_operator.manifests.settings import TrialSettings
-from autoresearch_operator.research.records import TrialPhase, TrialStart
+from autoresearch_operator.research.records import TrialKey, TrialPhase, TrialStart
 
 REFUSED_FOR = 15.0
 """Seconds until a refused pod is tried again: a quota empties when a trial ends, and a person mends within minutes."""
@@ -26,9 +27,6 @@ EVENTS_EVERY = 15.0
 """Seconds between two looks at a namespace's Events."""
 RUNNING_LOOK = 30.0
 """Seconds between two looks at running trials of which no watch tells: a clock decides about lost nodes."""
-HARDWARE_TRIES = 3
-HARDWARE_PAUSE = 600.0
-"""Seconds without a start after `HARDWARE_TRIES` trials in a row on other hardware: each would cost a full trial."""
 
 
 class Pass:
@@ -57,6 +55,7 @@ class Pass:
         projection.notice(state, found)
         folded = fold(state, self._seen, self._now, self._options)
         self._apply(folded)
+        await self._make_anew(folded)
         await self._look_for_missing(folded)
         await self._look_for_unseen(folded)
         await self._read_events(folded)
@@ -83,10 +82,35 @@ class Pass:
         if folded.finished:
             state.add_trials(folded.finished)
             state.unsaved = True
+        self._count_evictions(folded)
         if state.diverged and self._now - state.diverged_at >= MOVED_FOR:
             state.diverged = ""
         for running in state.running.values():
             self._restore_source(running)
+
+    def _count_evictions(self, folded: Folded) -> None:
+        """A queue that waits for pods to be ready does not count a pod as ready that trains in an init container."""
+        state = self._state
+        for trial in folded.finished:
+            if trial.phase is TrialPhase.SCORED:
+                state.evicted_at.clear()
+            elif trial.detail == QUEUE_EVICTION and trial.key in state.training:
+                state.evicted_at.append(self._now)
+        state.training = folded.training
+
+    async def _make_anew(self, folded: Folded) -> None:
+        """After an edit of the request, deletes the Jobs that could not begin with the old one: they come back with the
+        new one, under the same names."""
+        state = self._state
+        if not state.mended:
+            return
+        state.mended = False
+        for key in folded.faulty:
+            await self._objects.delete_job(folded.jobs.pop(key))
+            state.running.pop(key)
+        if folded.faulty:
+            state.hindrances = [one for one in state.hindrances if not one.stops]
+            self.look_by(self._now + 1.0)
 
     def _restore_source(self, running: Running) -> None:
         """Forgets a ConfigMap that somebody deleted, so that it is made again: the kubelet tries to mount it again."""
@@ -181,7 +205,7 @@ class Pass:
             return
         if any(one.stops for one in state.hindrances):
             return
-        pause = _hardware_pause(state)
+        pause = pause_until(state)
         if pause is not None and self._now < pause:
             self.look_by(pause)
             return
@@ -233,16 +257,17 @@ class Pass:
 
     async def _clean(self, folded: Folded) -> None:
         """Deletes Jobs whose results are in the ledger and in an Experiment's status."""
-        state = self._state
-        over = [
-            name
-            for key, name in folded.jobs.items()
-            if key in state.trials and (key in state.recorded or self._is_pruned(state.trials[key].subject))
-        ]
+        over = [name for key, name in folded.jobs.items() if self._is_over(key)]
         await self._objects.each([self._deleting(name) for name in over])
 
-    def _is_pruned(self, number: int) -> bool:
-        return number not in self._state.objects and number not in self._state.dirty
+    def _is_over(self, key: TrialKey) -> bool:
+        state, trial = self._state, self._state.trials.get(key)
+        if trial is None:
+            return False
+        # A Job whose trial was lost may come back to life, in a queue or on a node that returns, beside the next
+        # attempt; and it has no score that a second copy would have to keep.
+        pruned = trial.subject not in state.objects and trial.subject not in state.dirty
+        return key in state.recorded or trial.phase is TrialPhase.LOST or pruned
 
     def _deleting(self, name: str) -> Any:
         async def delete() -> None:
@@ -267,16 +292,6 @@ class Pass:
         duration = state.run.spec.limits.duration_seconds
         if duration is not None and state.finished is None and state.active < duration:
             self.look_by(self._now + max(1.0, duration - state.active))
-
-
-def _hardware_pause(state: RunState) -> float | None:
-    """Until when nothing starts because the last trials all ran on other hardware; None: they did not."""
-    last = []
-    for trial in reversed(state.trials.values()):
-        if trial.phase is not TrialPhase.LOST or trial.detail != HARDWARE_CHANGED:
-            break
-        last.append(trial.finished_at or 0.0)
-    return max(last) + HARDWARE_PAUSE if len(last) >= HARDWARE_TRIES else None
 
 
 def _about(event: Object) -> str:

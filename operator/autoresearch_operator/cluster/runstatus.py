@@ -16,21 +16,25 @@ from autoresearch_operator.api.reasons import (
 )
 from autoresearch_operator.api.run import RunPhase
 from autoresearch_operator.api.trainer import Evaluation
-from autoresearch_operator.cluster.conditions import Wanted, merged
-from autoresearch_operator.cluster.fold import HARDWARE_CHANGED
+from autoresearch_operator.cluster.conditions import Wanted, kept, merged
 from autoresearch_operator.cluster.objects import says
+from autoresearch_operator.cluster.pauses import HARDWARE_TRIES, evicted, on_other_hardware
 from autoresearch_operator.cluster.state import RunState
 from autoresearch_operator.manifests.names import stamp
 from autoresearch_operator.research.noise import t_quantile
-from autoresearch_operator.research.records import ExperimentRecord, Interval, TrialPhase, TrialRecord
+from autoresearch_operator.research.records import ExperimentRecord, Interval
 
-_RECENT = 3
-"""Trials in a row on other hardware that are worth a condition."""
+_UNTIL_KNOWN = frozenset({ConditionType.BRANCH_UPDATED, ConditionType.ISOLATED})
+"""Conditions that stay as they were until a push or a trial tells anew, as after a start of the operator."""
 
 
 def status_of(state: RunState, previous: Mapping[str, Any], now: float) -> dict[str, Any]:
     """The whole status to write. `previous` is the one in the cluster: transitions are counted from it."""
     wanted = conditions_of(state)
+    told = {want.type for want in wanted}
+    wanted += [
+        each for each in kept(previous.get("conditions") or ()) if each.type in _UNTIL_KNOWN and each.type not in told
+    ]
     phase, reason = _phase(state, wanted)
     standing, tier = state.plan.standing, state.tier
     baseline, head = standing.baseline_score, standing.incumbent_score
@@ -100,34 +104,36 @@ def _progressing(state: RunState) -> Wanted:
     plan, hindered = state.plan, [one for one in state.obstacles if not one.stops]
     if state.finished is not None:
         return Wanted(ConditionType.PROGRESSING, False, plan.failed or plan.complete or "Finished", plan.message)
-    if state.run.spec.suspend:
-        left = f"{len(state.running)} trials are finishing" if state.running else "nothing runs"
-        message = f"spec.suspend is true: nothing starts, {left}."
-        return Wanted(ConditionType.PROGRESSING, False, ProgressingReason.SUSPENDED, message)
-    if _hardware_changed(state):
-        last = next(reversed(state.trials.values()))
-        return Wanted(ConditionType.PROGRESSING, False, ProgressingReason.HARDWARE_CHANGED, last.message)
+    if still := _standstill(state):
+        return Wanted(ConditionType.PROGRESSING, False, *still)
     if hindered:
         waiting = f"{len(hindered)} of {len(state.running)} trials wait: {hindered[0].message}"
         moves = len(hindered) < len(state.running)
         return Wanted(ConditionType.PROGRESSING, moves, hindered[0].reason, waiting)
-    if state.slots == 0:
-        message = "spec.tiers[0].maxParallel is 0, so nothing starts: raise it"
-        return Wanted(ConditionType.PROGRESSING, False, ProgressingReason.NO_CAPACITY, message)
     message = plan.message or f"{len(state.running)} of {state.slots} slots are in use."
     if len(state.run.spec.tiers) > 1:
         message += f" This version measures on the first tier ({state.tier.name}) only."
     return Wanted(ConditionType.PROGRESSING, True, plan.progressing, message)
 
 
-def _hardware_changed(state: RunState) -> bool:
-    """Whether the last trials all ran on other hardware than the baseline's."""
-    last: list[TrialRecord] = []
-    for trial in reversed(state.trials.values()):
-        if len(last) == _RECENT:
-            break
-        last.append(trial)
-    return bool(last) and all(t.phase is TrialPhase.LOST and t.detail == HARDWARE_CHANGED for t in last)
+def _standstill(state: RunState) -> tuple[ProgressingReason, str] | None:
+    """Why nothing is started although the run is not over."""
+    if state.run.spec.suspend:
+        left = f"{len(state.running)} trials are finishing" if state.running else "nothing runs"
+        return ProgressingReason.SUSPENDED, f"spec.suspend is true: nothing starts, {left}."
+    other = on_other_hardware(state)
+    if len(other) >= HARDWARE_TRIES:
+        return ProgressingReason.HARDWARE_CHANGED, other[-1].message
+    if evicted(state):
+        return (
+            ProgressingReason.KUEUE_PODS_READY_TIMEOUT,
+            "The queue took back the place of trials that were training, before they were ready in its sense: a trial "
+            "trains in an init container. Switch waitForPodsReady off for this queue, or raise its timeout above the "
+            "length of a trial.",
+        )
+    if state.slots == 0:
+        return ProgressingReason.NO_CAPACITY, "spec.tiers[0].maxParallel is 0, so nothing starts: raise it."
+    return None
 
 
 def _branch(state: RunState) -> Wanted | None:

@@ -98,6 +98,12 @@ class RunState:
     places: dict[TrialKey, Place] = field(default_factory=dict)
     hardware: dict[str, Hardware] = field(default_factory=dict)
     """By tier: what the baseline ran on."""
+    training: set[TrialKey] = field(default_factory=set)
+    """Trials whose candidate was started, of those that run or ended a moment ago."""
+    evicted_at: list[float] = field(default_factory=list)
+    """When queues took back the place of trials that were training, since one was last scored."""
+    mended: bool = False
+    """The request was edited: trials that could not begin are made anew."""
     retry_at: dict[tuple[int, int], float] = field(default_factory=dict)
     """(experiment, seed) to when its next attempt may begin, seconds since the epoch."""
     exhausted: bool = False

@@ -192,7 +192,7 @@ class MemoryCluster:
             owner["uid"] for pod in self.of("pods").values() for owner in pod["metadata"].get("ownerReferences", ())
         }
         for (namespace, name), job in list(self.of("jobs").items()):
-            if job["metadata"]["uid"] in owned:
+            if job["metadata"]["uid"] in owned or job["spec"].get("suspend"):
                 continue
             template = job["spec"]["template"]
             owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}

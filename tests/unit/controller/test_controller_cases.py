@@ -120,10 +120,10 @@ def test_a_suspended_run_does_not_age() -> None:
 
 def test_a_run_ends_when_its_time_is_over_whatever_restarts_came_between() -> None:
     world = World(request(limits={"duration": "30s", "experiments": 1000}))
-    for _ in range(200):
-        world.step()
-        world.restart()
-        world.step()
+    for number in range(200):
+        world.step(end_pods=number % 3 == 0)
+        if number % 15 == 14:
+            world.restart()
         if world.condition("Complete"):
             break
 
@@ -415,3 +415,50 @@ def test_a_run_without_a_proposer_that_can_be_asked_says_so() -> None:
 
     assert world.condition("Ready")["reason"] == "InvalidSpec"
     assert "add {search: {}}" in world.condition("Ready")["message"]
+
+
+def test_an_image_that_was_mended_is_used_by_the_trials_that_could_not_begin() -> None:
+    world = World(request(trainer={"image": "trainer:typo", "evaluation": "SelfReported"}))
+    world.step(end_pods=False)
+    world.cluster.make_pods()
+    for pod in world.cluster.of("pods").values():
+        waiting = {"reason": "ErrImagePull", "message": "not found"}
+        pod["status"]["initContainerStatuses"] = [{"name": "gate", "state": {"waiting": waiting}}]
+    world.reconcile()
+    assert world.condition("Ready")["reason"] == "ImagePull"
+
+    world.cluster.edit("researchruns", *KEY, {"spec": {"trainer": {"image": "trainer:1"}}})
+    world.reconcile()
+    world.step()
+    images = {job["spec"]["template"]["spec"]["containers"][0]["image"] for job in world.cluster.of("jobs").values()}
+    assert images == {"trainer:1"}
+    world.finish()
+    assert not [trial for trial in world.volume.trials if trial.phase is TrialPhase.LOST]
+    assert world.condition("Ready")["status"] == "True"
+
+
+def test_a_queue_that_evicts_training_pods_is_named() -> None:
+    world = World()
+    until(world, lambda: len(world.cluster.running_pods()) == 3)
+    for _ in range(2):
+        world.step(end_pods=False)
+        world.step(end_pods=False)
+        pod = world.cluster.running_pods()[0]
+        job = world.cluster.get_now("jobs", KEY.namespace, pod["metadata"]["labels"]["batch.kubernetes.io/job-name"])
+        job["spec"]["suspend"] = True
+        pod["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+        world.reconcile()
+
+    assert world.condition("Progressing")["reason"] == "KueuePodsReadyTimeout"
+    assert "waitForPodsReady" in world.condition("Progressing")["message"]
+
+
+def test_conditions_survive_a_restart_with_their_times() -> None:
+    world = World()
+    until(world, lambda: world.condition("Isolated"))
+    before = {c["type"]: (c["status"], c["lastTransitionTime"]) for c in world.status["conditions"]}
+    world.restart()
+    world.now += 30
+    world.step(end_pods=False)
+
+    assert {c["type"]: (c["status"], c["lastTransitionTime"]) for c in world.status["conditions"]} == before

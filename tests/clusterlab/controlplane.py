@@ -36,6 +36,9 @@ GROUPS = ("kubernetes", "etcd")
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 """In the order in which they start."""
 
+READY_SECONDS = 120.0
+"""How long one component may take to answer: it takes 5 s on a free machine, and 30 s were seen on a crowded one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -156,7 +159,7 @@ class ControlPlane(Cluster):
         """Starts one component again on its old ports and data, and waits until it answers."""
         daemon = self.daemons[name]
         daemon.start()
-        daemon.wait_until(lambda: self._answers(name))
+        daemon.wait_until(lambda: self._answers(name), READY_SECONDS)
 
     def restart(self, name: str, *, grace_seconds: float = 0.0, away_seconds: float = 0.0) -> None:
         """Kills one component, leaves it away for a while and brings it back.
@@ -193,11 +196,11 @@ class ControlPlane(Cluster):
         for name in late:
             self.daemons[name].start()
         for name in late:
-            self.daemons[name].wait_until(partial(self._answers, name))
+            self.daemons[name].wait_until(partial(self._answers, name), READY_SECONDS)
         self.api.wait(
             lambda: self.api.find("/api/v1/namespaces/default/serviceaccounts/default"),
             "the default service account (the controller-manager makes it)",
-            timeout_seconds=60,
+            timeout_seconds=READY_SECONDS,
         )
         self.started_seconds = time.monotonic() - began
 

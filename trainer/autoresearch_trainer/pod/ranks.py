@@ -187,7 +187,7 @@ def _become_candidate(
             return
         os.execvpe(command[0], command, environment)  # noqa: S606 - the candidate's command, behind its walls
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
-        _say(report, {"error": f"{error.filename or 'The command'} cannot be started: {error.strerror}."})
+        _say(report, {"error": f"{terms.command[0]} cannot be started: {error.strerror}."})
     except BaseException as error:  # said to the launcher, which can only see that this process has gone
         _say(report, {"fault": f"The candidate could not be confined: {type(error).__name__}: {error}"})
     finally:
@@ -221,5 +221,7 @@ def _environment(terms: PodTerms, temporary: Path, rank: int, port: int) -> dict
             "LOCAL_WORLD_SIZE": str(terms.ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
+            "GLOO_SOCKET_IFNAME": "lo",
+            "NCCL_SOCKET_IFNAME": "lo",
         }
     return variables

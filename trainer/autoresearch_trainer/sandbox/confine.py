@@ -29,6 +29,8 @@ _SYSTEM_READ = (
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random")
 _CUDA_READ = ("/sys", "/etc/nvidia", "/run/nvidia-persistenced", "/usr/local/cuda")
 _CUDA_DEVICE_PREFIX = "nvidia"
+_RANKS_READ = ("/sys", "/etc/hosts", "/etc/hostname", "/etc/host.conf", "/etc/nsswitch.conf", "/etc/gai.conf")
+"""What gloo and NCCL look at to find each other: network interfaces, the buses behind them, this machine's own name."""
 
 
 def python_folders() -> list[Path]:
@@ -123,6 +125,7 @@ def confine_candidate(
     version = landlock.abi()
     rules = _rules(device)
     rules += [(folder, landlock.READ) for folder in read]
+    rules += [(Path(path), landlock.READ) for path in _RANKS_READ if loopback]
     rules += [(folder, landlock.read_write(version)) for folder in read_write]
     return _lock(rules, tree, loopback=loopback)
 

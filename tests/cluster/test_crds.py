@@ -76,6 +76,8 @@ SAME_SENTENCE: list[tuple[str, Object]] = [
     ("8 data", {"trainer": {"data": {**DATA, "trainPath": "/d"}}}),
     ("9 image", {"trainer": {"image": "mine:1"}}),
     ("9 env", {"trainer": {"env": [{"name": "AUTORESEARCH_GATE_FD", "value": "1"}]}}),
+    ("9 env", {"trainer": {"env": [{"name": "A", "value": "x\0y"}]}}),
+    ("9 command", {"trainer": {"command": ["python", "a\0.py"]}}),
     ("10 budget", {"tiers": [{"name": "a", "budget": {}}]}),
     ("10 budget", {"tiers": [{"name": "a", "budget": {"seconds": 3, "steps": 3}}]}),
     ("10 resource", {"tiers": [{"name": "a", "resourceName": "nvidia.com/gpu.shared"}]}),

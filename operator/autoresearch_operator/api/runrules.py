@@ -300,6 +300,8 @@ _ROOT = (
     ),
 )
 
+_NO_NUL = Rule(r"!self.contains('\u0000')", "has a NUL character in it, which ends a string of the operating system")
+
 RULES: Final[dict[str, tuple[Rule, ...]]] = {
     "": _ROOT,
     "spec": _SPEC,
@@ -328,6 +330,8 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             f"{quoted()} + " + text(" is the gate's: names that start with AUTORESEARCH_ cannot be set"),
         ),
     ),
+    "spec.trainer.env[].value": (_NO_NUL,),
+    "spec.trainer.command[]": (_NO_NUL,),
     "spec.trainer.startup": (_length("self", "1s", "6h", "a duration such as 3m or 1h30m; between 1s and 6h"),),
     "spec.trainer.data": _DATA,
     "spec.trainer.data.trainPath": (RELATIVE_PATH,),

@@ -154,7 +154,7 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[str
         if not isinstance(key_node, yaml.ScalarNode):
             document.problems.append((path, line, "has a map or a list as a key: keys are plain words"))
             continue
-        key = str(key_node.value)
+        key = _joined(str(key_node.value))
         below = (*path, key)
         if key in values:
             document.problems.append(
@@ -166,11 +166,21 @@ def _mapping(node: yaml.MappingNode, path: Path, document: Document) -> dict[str
     return values
 
 
+def _joined(text: str) -> str:
+    """JSON escapes what lies beyond 16 bits as two halves ("\\ud83d\\ude00"), which YAML takes for two characters."""
+    if text.isascii():
+        return text
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return text  # a half without its other: refused as no string, with its path
+
+
 def _scalar(node: yaml.Node, path: Path, document: Document) -> Any:
     text = str(node.value)
     tag = node.tag.removeprefix(_TAG)
     if tag == "str":
-        return text
+        return _joined(text)
     document.texts[path] = text
     match tag:
         case "null":

@@ -1,6 +1,7 @@
 # ruff: noqa: E501 - strategies in the shape of the file they make
 """Laws of the models: what is written is read back, and no input ends in anything but an object or sentences."""
 
+import json
 from typing import Any
 
 import yaml
@@ -187,3 +188,11 @@ def test_a_string_that_is_no_text_gets_a_sentence() -> None:
             str(error).encode()
         else:
             raise AssertionError(spec)
+
+
+@relaxed
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40))
+def test_what_json_escapes_is_read_as_the_characters_it_stands_for(value: str) -> None:
+    body = {"apiVersion": "autoresearch.dev/v1alpha1", "kind": "ResearchRun", "metadata": {"name": "r"}}
+    text = json.dumps(body | {"spec": {"trainer": {"env": [{"name": "A", "value": f"\U0001f600{value}"}]}}})
+    assert load_run(text, filename="f.json", local=False).spec.trainer.env[0].value == f"\U0001f600{value}"

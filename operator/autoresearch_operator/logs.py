@@ -89,7 +89,8 @@ class _Json(JsonFormatter):
         if experiment is not None:
             log_data["experiment"] = experiment
         if record.exc_info:
-            log_data["error"] = redacted(self.formatException(record.exc_info))
+            # The library's own may give a list of lines.
+            log_data["error"] = redacted(logging.Formatter.formatException(self, record.exc_info))
 
 
 class _Text(logging.Formatter):

@@ -126,7 +126,7 @@ class Lease:
 
     async def _take_or_look(self) -> str:
         now = _micro_time()
-        mine = {
+        mine: dict[str, Any] = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._duration)),
             "renewTime": now,
@@ -134,8 +134,8 @@ class Lease:
         found = await self._cluster.get("leases", self._namespace, self._name)
         if found is None:
             metadata = {"name": self._name, "namespace": self._namespace}
-            spec = mine | {"acquireTime": now, "leaseTransitions": 0}
-            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
+            first = mine | {"acquireTime": now, "leaseTransitions": 0}
+            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": first}
             try:
                 await self._cluster.create("leases", body)
             except KubeError as error:
@@ -143,7 +143,7 @@ class Lease:
                     return ""  # another was faster: look again in a moment
                 raise
             return self._identity
-        spec = found.get("spec") or {}
+        spec: Mapping[str, Any] = found.get("spec") or {}
         holder = str(spec.get("holderIdentity") or "")
         if holder not in ("", self._identity) and not self._expired(holder, spec):
             return holder

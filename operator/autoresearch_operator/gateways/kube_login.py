@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from kubernetes.aio import config
+from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config import ConfigException
 
 from autoresearch_operator.gateways.kube_errors import LoginError
+
+_config: Any = kubernetes_config  # whose functions carry no types
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
@@ -35,11 +38,11 @@ async def login() -> Configuration:
     configuration: Configuration = type.__call__(Configuration)
     try:
         if not os.environ.get("KUBECONFIG") and (SERVICE_ACCOUNT / "token").exists():
-            config.load_incluster_config(client_configuration=configuration)
+            _config.load_incluster_config(client_configuration=configuration)
         else:
             # The library would take the variable's value of when it was read in.
             file = os.environ.get("KUBECONFIG") or None
-            await config.load_kube_config(config_file=file, client_configuration=configuration)
+            await _config.load_kube_config(config_file=file, client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise LoginError(
             f"no way into a cluster: {error}. In a pod, mount its service account; elsewhere set KUBECONFIG to a"

@@ -31,7 +31,7 @@ from autoresearch_operator.operator_settings import OperatorSettings
 logger = logging.getLogger(__name__)
 
 FINISH_SECONDS: Final = 6.0
-"""Seconds that passes in flight get after SIGTERM; with the rest of the stop it is under 10, a third of the grace
+"""Seconds that passes and pushes in flight get after SIGTERM; with the rest of the stop it is under 10, a third of the grace
 period that the chart gives. A pass that is cut off loses nothing: every step of it is repeatable."""
 ASK_AGAIN_SECONDS: Final = 5.0
 FIRST_COMPARISON_SECONDS: Final = 30.0
@@ -133,14 +133,16 @@ class _Process:
             yield task
         finally:
             self._queue.stop()
+            until = asyncio.get_running_loop().time() + FINISH_SECONDS
             _, late = await asyncio.wait([task], timeout=FINISH_SECONDS)
             if late:
                 count = self._queue.stats().running
                 logger.warning("%d passes did not end in %g s and are cut off", count, FINISH_SECONDS)
                 task.cancel()
                 await asyncio.wait([task], timeout=1)
-            else:
-                await work.controller.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(max(until, asyncio.get_running_loop().time() + 0.5)):
+                    await work.controller.close()
 
     async def _until_allowed(self) -> None:
         """Returns when every kind that is watched can be listed; says what is in the way."""

@@ -102,8 +102,9 @@ class SimTrainer:
         """Leaves the pods as they are. Raises the first error there was."""
         self._stopping.set()
         self._due.put(None)
-        self._threads[1].join(timeout=30)
-        # The watch ends by itself when the server closes it; nothing it sees is acted on any more.
+        # The watching thread ends when the server closes its watch; nothing it sees is acted on any more.
+        for thread in self._threads[1:]:
+            thread.join(timeout=30)
         if self.errors:
             raise self.errors[0]
 
@@ -191,7 +192,7 @@ class SimTrainer:
     def _write_until_taken(self, due: _Due) -> None:
         while not self._stopping.is_set():
             try:
-                self._write(due)
+                taken = self._write(due)
             except ApiError as error:
                 if error.status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                     return  # deleted, or another pod of that name
@@ -199,22 +200,24 @@ class SimTrainer:
                     self._stopping.wait(0.2)  # a kubelet repeats its report until the server takes it
                     continue
                 raise
-            if not due.judging:
+            if taken and not due.judging:
                 self.ended.append(Ended(due.pod, due.ending, time.time()))
             return
 
-    def _write(self, due: _Due) -> None:
+    def _write(self, due: _Due) -> bool:
+        """False when the pod went away before its end."""
         pod = self._latest.get(due.pod.uid)
         if pod is None:
-            return
+            return False
         path = f"/api/v1/namespaces/{due.pod.namespace}/pods/{due.pod.name}"
         if due.ending.kind is Kind.DELETED:
             self._api.delete(path)
-            return
+            return True
         status = endings.judging(pod) if due.judging else endings.ended(pod, due.ending)
         # With the uid, a pod of the same name that came later is refused (409) instead of ended.
         body = {"metadata": {"uid": due.pod.uid}, "status": status}
         self._api.patch(f"{path}/status", body, STRATEGIC_PATCH)
+        return True
 
 
 def _begun(pod: Object) -> bool:

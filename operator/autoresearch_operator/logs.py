@@ -25,6 +25,9 @@ _QUIET: Final = {
     "git": logging.INFO,
 }
 
+_WATCHES: Final = "kopf._cogs.clients.watching"
+_SELDOM_SECONDS: Final = 30.0
+
 _hidden: list[str] = []
 _SHORTEST_SECRET: Final = 6
 _PATTERNS: Final = (
@@ -103,6 +106,22 @@ class _Text(logging.Formatter):
         return redacted(line)
 
 
+class _Seldom(logging.Filter):
+    """Lets an error through at most each 30 s: while the API server is away, every watch fails every second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -_SELDOM_SECONDS
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.ERROR:
+            return True
+        if record.created - self._last < _SELDOM_SECONDS:
+            return False
+        self._last = record.created
+        return True
+
+
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
@@ -117,4 +136,5 @@ def configure(level: str = "info", form: str = "json") -> None:
     root.setLevel(level.upper())
     for name, quiet in _QUIET.items():
         logging.getLogger(name).setLevel(max(quiet, root.level))
+    logging.getLogger(_WATCHES).filters[:] = [_Seldom()]
     logging.captureWarnings(True)

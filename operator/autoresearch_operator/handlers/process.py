@@ -31,8 +31,8 @@ from autoresearch_operator.operator_settings import OperatorSettings
 logger = logging.getLogger(__name__)
 
 FINISH_SECONDS: Final = 6.0
-"""Seconds that passes and pushes in flight get after SIGTERM; with the rest of the stop it is under 10, a third of the grace
-period that the chart gives. A pass that is cut off loses nothing: every step of it is repeatable."""
+"""Seconds that passes and pushes in flight get after SIGTERM; with the rest of the stop it is under 10, a third of the
+grace period that the chart gives. A pass that is cut off loses nothing: every step of it is repeatable."""
 ASK_AGAIN_SECONDS: Final = 5.0
 FIRST_COMPARISON_SECONDS: Final = 30.0
 

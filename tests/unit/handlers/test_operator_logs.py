@@ -103,3 +103,11 @@ def test_hidden_values_are_never_shown_whole_or_by_the_line(capsys: pytest.Captu
     (line,) = lines(capsys)
     assert line["message"] == "*** is on"
     assert "second-line-of-it" not in str(line["error"])
+
+
+def test_watches_that_fail_each_second_are_told_of_each_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    for _ in range(10):
+        logging.getLogger("kopf._cogs.clients.watching").error("Request attempt failed; will retry")
+    logging.getLogger("kopf._cogs.clients.watching").warning("something else")
+    assert [line["level"] for line in lines(capsys)] == ["error", "warning"]

@@ -58,6 +58,7 @@ class Ledger:
         self._written: dict[str, Any] | None = None
         """File to the records in it, as of `tip`; None: not read yet."""
         self._parents: set[str] = set()
+        self._last: tuple[object, object, dict[str, Any]] | None = None
         self.reload()
 
     def reload(self) -> None:
@@ -95,7 +96,7 @@ class Ledger:
         if self._written is None:
             self.read()
         written = self._written or {}
-        blocks = _blocks(experiments, trials)
+        blocks = self._grouped(experiments, trials)
         commits = {record.number: record.commit for record in experiments}
         memory: dict[int, int] = {}
         changed: dict[str, bytes] = {}
@@ -136,7 +137,7 @@ class Ledger:
             return False
         if self._written is None:
             self.read()
-        blocks = {**_blocks(experiments, trials), "run.json": run}
+        blocks = {**self._grouped(experiments, trials), "run.json": run}
         return self._written == blocks and not _alive(experiments, self._parents)
 
     def moved(
@@ -166,10 +167,20 @@ class Ledger:
             self.moved(tip, experiments, trials, run)
         return result
 
+    def _grouped(self, experiments: Sequence[ExperimentRecord], trials: Iterable[TrialRecord]) -> dict[str, Any]:
+        """`_blocks`, which one save asks for three times: tuples cannot change, so the last answer is kept for them."""
+        if self._last is not None and self._last[0] is experiments and self._last[1] is trials:
+            return self._last[2]
+        blocks = _blocks(experiments, trials)
+        self._last = (
+            (experiments, trials, blocks) if isinstance(experiments, tuple) and isinstance(trials, tuple) else None
+        )
+        return blocks
+
     def _remember(
         self, experiments: Sequence[ExperimentRecord], trials: Iterable[TrialRecord], run: Mapping[str, Any]
     ) -> None:
-        self._written = {**_blocks(experiments, trials), "run.json": dict(run)}
+        self._written = {**self._grouped(experiments, trials), "run.json": dict(run)}
         self._parents.update(_alive(experiments, set()))
 
 

@@ -19,7 +19,7 @@ quickstart: $(RUN_STAMP) ## Run a whole verified search on this machine's CPU (a
 
 ##@ Checks
 
-test: $(DEV_STAMP) ## Run every check that needs no root, no GPU and no cluster: lint, types, contracts, drift, tests
+test: $(DEV_STAMP) ## Run every check that needs no GPU and no containers; what needs root or Go is skipped without
 	@scripts/test
 
 lint: $(DEV_STAMP) ## Run the static checks alone

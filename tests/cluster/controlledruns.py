@@ -213,13 +213,13 @@ def behaviour(seconds: float) -> Any:
 
 
 def writes(plane: ControlPlane, mark: Any, namespace: str) -> Counter[str]:
-    """Requests since `mark` that changed something, by verb, kind and subresource: the operator's and the test's own."""
+    """Requests of the operator since `mark` that changed something, by verb, kind and subresource."""
     found: Counter[str] = Counter()
     for event in plane.audit_events(mark):
         about = event.get("objectRef") or {}
         if about.get("namespace") != namespace or event["verb"] not in ("create", "patch", "update", "delete"):
             continue
-        if not event.get("userAgent", "").startswith(("kube-", "kubectl", "kwok")):
+        if event.get("userAgent", "") == "autoresearch-operator":
             resource = about["resource"] + (f"/{about['subresource']}" if about.get("subresource") else "")
             found[f"{event['verb']} {resource}"] += 1
     return found

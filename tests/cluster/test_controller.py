@@ -67,7 +67,7 @@ def test_a_run_comes_to_what_the_plan_alone_decides(
     assert {"Accepted", "Verified", "Searching", "ExperimentLimit"} <= events
     assert not run.items("jobs")
     for item in run.items("experiments"):
-        number, _, verdict, reason, *_ = expected[0][item["spec"]["number"]]
+        _, _, verdict, reason, *_ = expected[0][item["spec"]["number"]]
         assert (item["status"]["verdict"], item["status"]["reason"]) == (verdict, reason)
 
 

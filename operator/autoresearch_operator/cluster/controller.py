@@ -121,11 +121,15 @@ class Controller:
 
     async def _pass(self, key: Key, body: Object, seen: Seen) -> float | None:
         state = await self._state(key, body, seen)
-        now = self._clock()
+        now, shown = self._clock(), _shown(seen)
+        if state.shown == shown and (state.look_at is None or now < state.look_at):
+            # Most events are echoes of our own writes.
+            return None if state.look_at is None else state.look_at - now
         one = Pass(self._cluster, state, seen, self._trials, self._options, now)
         await one.run()
         one.look_by(self._publish(state, now))
         one.look_by(await self._write_status(state, now))
+        state.shown, state.look_at = shown, one.look_again_at
         if one.look_again_at is None:
             return None
         return max(0.0, one.look_again_at - self._clock())
@@ -152,7 +156,7 @@ class Controller:
         if generation != state.generation:
             run = self._checked(body)
             await asyncio.to_thread(state.repository.adopt, run.spec)
-            state.run, state.generation = run, generation
+            state.run, state.generation, state.settled, state.shown = run, generation, False, 0
             state.maker = thinking.maker_of(run, state.repository, state.seed)
             # Another proposer may have ideas, another image may start, another quota may do.
             state.exhausted, state.refusal, state.mended = False, None, True
@@ -331,6 +335,17 @@ def parsed(body: Object) -> ResearchRun:
         "spec": body.get("spec") or {},
     }
     return load_run(json.dumps(value), filename=str(metadata["name"]), local=False)
+
+
+def _shown(seen: Seen) -> int:
+    """A number that changes with what a pass looks at: a run's generation, and all of Jobs, pods and ConfigMaps; of
+    Experiments only which there are, for nobody but us writes their status."""
+    versions = [
+        frozenset((name, item["metadata"].get("resourceVersion")) for name, item in items.items())
+        for items in (seen.jobs, seen.pods)
+    ]
+    experiments = frozenset((name, item["metadata"].get("uid")) for name, item in seen.experiments.items())
+    return hash((seen.config_maps, experiments, *versions))
 
 
 def _event_type(condition: Mapping[str, Any]) -> str:

@@ -25,6 +25,8 @@ MOVED_FOR = 30.0
 """Seconds until a landing that the branch had no place for is tried again."""
 EVENTS_EVERY = 15.0
 """Seconds between two looks at a namespace's Events."""
+CLOCK_LOOK = 10.0
+"""Seconds between two plans of a run with a limit that passes by itself: time, GPU-hours, dollars."""
 RUNNING_LOOK = 30.0
 """Seconds between two looks at running trials of which no watch tells: a clock decides about lost nodes."""
 
@@ -60,7 +62,9 @@ class Pass:
         await self._look_for_unseen(folded)
         await self._read_events(folded)
         await self._objects.ensure_policy()
-        await self._work(found)
+        if not state.settled or (state.think_at is not None and self._now >= state.think_at):
+            await self._work(found)
+        self.look_by(state.think_at)
         if state.unsaved:
             await asyncio.to_thread(thinking.save, state)
         await self._project()
@@ -72,6 +76,8 @@ class Pass:
 
     def _apply(self, folded: Folded) -> None:
         state = self._state
+        if folded.finished or folded.running.keys() != state.running.keys() or folded.hindrances != state.hindrances:
+            state.settled = False
         state.places.update(folded.places)
         state.hardware = folded.hardware
         state.running = folded.running
@@ -84,7 +90,7 @@ class Pass:
             state.unsaved = True
         self._count_evictions(folded)
         if state.diverged and self._now - state.diverged_at >= MOVED_FOR:
-            state.diverged = ""
+            state.diverged, state.settled = "", False
         for running in state.running.values():
             self._restore_source(running)
 
@@ -155,7 +161,7 @@ class Pass:
         state = self._state
         if not folded.silent:
             if state.refusal is not None and self._now - state.refused_at >= REFUSED_FOR:
-                state.refusal = None
+                state.refusal, state.settled = None, False
             return
         if self._now - state.events_read_at >= EVENTS_EVERY:
             state.events_read_at = self._now
@@ -183,8 +189,20 @@ class Pass:
     async def _work(self, found: Mapping[int, Object]) -> None:
         """Verdicts, trials and candidates, until the plan wants nothing that can be done now.
 
-        Free slots come before new candidates: proposing takes time, and a GPU should not wait for it.
+        Free slots come before new candidates: proposing takes time, and a GPU should not wait for it. Afterwards the
+        plan is settled: until a trial ends or a time comes, another look would find the same.
         """
+        state, before = self._state, self.look_again_at
+        self.look_again_at = None
+        await self._until_settled(found)
+        state.settled, state.think_at = True, self.look_again_at
+        limits = state.run.spec.limits
+        if limits.gpu_hours is not None or limits.dollars is not None or limits.duration is not None:
+            by = self._now + CLOCK_LOOK
+            state.think_at = by if state.think_at is None else min(by, state.think_at)
+        self.look_by(before)
+
+    async def _until_settled(self, found: Mapping[int, Object]) -> None:
         state = self._state
         while True:
             state.plan = await asyncio.to_thread(thinking.think, state, self._now)
@@ -289,9 +307,6 @@ class Pass:
             self.look_by(self._now + RUNNING_LOOK)
         if state.diverged:
             self.look_by(state.diverged_at + MOVED_FOR)
-        duration = state.run.spec.limits.duration_seconds
-        if duration is not None and state.finished is None and state.active < duration:
-            self.look_by(self._now + max(1.0, duration - state.active))
 
 
 def _about(event: Object) -> str:

@@ -140,6 +140,14 @@ class RunState:
     diverged_at: float = 0.0
     isolation: Mapping[str, Any] | None = None
     plan: Plan = field(default_factory=Plan)
+    settled: bool = False
+    """`plan` was carried out as far as it could be, and nothing has happened since."""
+    think_at: float | None = None
+    """When it is to be thought over even so, seconds since the epoch."""
+    shown: int = 0
+    """Tells whether the watches show anything new since the last pass."""
+    look_at: float | None = None
+    """When the last pass wanted the next one, seconds since the epoch."""
     notes: list[tuple[str, str, str]] = field(default_factory=list)
     """Events to be recorded: type, reason, message."""
     publishing: asyncio.Task[PublishState] | None = None

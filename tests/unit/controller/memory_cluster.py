@@ -160,11 +160,14 @@ class MemoryCluster:
 
     def seen(self, key: Key) -> Seen:
         def mine(kind: str) -> dict[str, Object]:
-            return {
-                name: copy.deepcopy(item)
-                for (namespace, name), item in self.of(kind).items()
-                if namespace == key.namespace and item["metadata"].get("labels", {}).get(LABEL_RUN) == key.name
-            }
+            found: dict[str, Object] = {}
+            for (namespace, name), item in self.of(kind).items():
+                if namespace == key.namespace and item["metadata"].get("labels", {}).get(LABEL_RUN) == key.name:
+                    found[name] = shown = copy.deepcopy(item)
+                    # Tests change objects in place; a version that follows from the content misses none of it.
+                    content = json.dumps(item, sort_keys=True).encode()
+                    shown["metadata"]["resourceVersion"] = hashlib.sha256(content).hexdigest()
+            return found
 
         run = self.of("researchruns").get(tuple(key))
         return Seen(copy.deepcopy(run), mine("experiments"), mine("jobs"), mine("pods"), frozenset(mine("configmaps")))

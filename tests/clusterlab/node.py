@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from clusterlab import images, node_config, node_init, reaper, tools
+from clusterlab import images, node_config, node_images, node_init, reaper, tools
 from clusterlab.api import JSON_PATCH, ApiError
 from clusterlab.controlplane import ControlPlane
 from clusterlab.images import Image
@@ -83,7 +83,8 @@ class Node:
         self.started_seconds = 0.0
         """Seconds from the first process to a Ready node with DNS."""
         folder = Path(tempfile.mkdtemp(prefix="autoresearch-node-"))
-        self.layout = Layout(folder=folder, images=folder / "containerd")
+        self._kept = node_images.Kept.take(tools.cache().parent / "node")
+        self.layout = Layout(folder=folder, images=self._kept.folder if self._kept else folder / "containerd")
         self.logs = folder / "logs"
         self._undo = [plane.reaper.folder(folder)]
         self._cgroups = CgroupRoot(f"autoresearch-node-{network.octet}")
@@ -136,6 +137,9 @@ class Node:
                 self.plane.reaper.forget(line)
             self._undo = []
         shutil.rmtree(self.layout.folder, ignore_errors=True)
+        if self._kept:
+            self._kept.release()
+            self._kept = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -149,10 +153,16 @@ class Node:
     def import_image(self, image: Image) -> float:
         """Makes an image known to the node under its own name; returns the seconds it took.
 
-        Raises NotReady with containerd's words.
+        One that an earlier node of this machine has imported is there already. Raises NotReady with containerd's words.
         """
         began = time.monotonic()
-        self._ctr("images", "import", str(image.archive))
+        listed = node_images.targets(self._ctr("images", "list"))
+        if image.digest not in listed or listed.get(image.name) != listed[image.digest]:
+            self._ctr("images", "import", str(image.archive))
+            # What the name meant before, or the disk would fill with every change of our code.
+            stale = node_images.nameless(node_images.targets(self._ctr("images", "list")))
+            if stale:
+                self._ctr("images", "remove", *stale)
         return time.monotonic() - began
 
     def image_names(self) -> list[str]:
@@ -239,6 +249,13 @@ class Node:
         daemon = self._daemon("containerd", "containerd", "--config", self.layout.file("containerd.toml"))
         daemon.start()
         daemon.wait_until(self._containerd_answers, 30)
+        if left := self._ctr("containers", "list", "--quiet").split():
+            # Containers of the last node, which ended with it; the kubelet must not inherit them.
+            self._ctr("containers", "remove", *left)
+            daemon.stop()
+            shutil.rmtree(self.layout.images / "io.containerd.grpc.v1.cri", ignore_errors=True)
+            daemon.start()
+            daemon.wait_until(self._containerd_answers, 30)
         self.import_image(images.probe())
 
     def _start_kubelet(self) -> None:

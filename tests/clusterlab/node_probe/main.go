@@ -5,6 +5,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -119,8 +121,11 @@ func resolve(name string) error {
 func retry(try func() error) error {
 	var err error
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = try(); err == nil {
-			return nil
+		err = try()
+		// A server that answered with a certificate we cannot check is there: waiting changes nothing.
+		var refused *tls.CertificateVerificationError
+		if err == nil || errors.As(err, &refused) {
+			return err
 		}
 	}
 	return err

@@ -32,6 +32,16 @@ Workdir = Annotated[
     Path | None, typer.Option("--workdir", "-w", help="The run's folder. Default: the newest one under runs/.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Kubeconfig = Annotated[Path | None, typer.Option(help="Kubeconfig file. Default: as kubectl finds it.")]
+Context = Annotated[str | None, typer.Option(help="Context of the kubeconfig. Default: its current one.")]
+
+
+_PREPARE_HELP = """
+onto a claim of a cluster, by a Job (no --text, no --out):
+  --claim NAME          the PersistentVolumeClaim; train/ and val/ are written at its top
+  --namespace, -n NS    its namespace (default: default)
+  --apply               create the Job and its NetworkPolicy; without it they are printed
+  --trainer-image, --proxy, --kubeconfig, --context"""
 
 
 class Refusal(Exception):
@@ -74,6 +84,25 @@ def _refusals() -> Iterator[None]:
     except Refusal as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@contextmanager
+def _cluster() -> Iterator[None]:
+    """What only commands about a cluster can meet: the client is not installed, no way in, the API server's no."""
+    try:
+        from autoresearch_operator.gateways.kube_errors import KubeError, LoginError
+
+        try:
+            yield
+        except LoginError as error:
+            raise Refusal(str(error)) from None
+        except KubeError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from None
+    except ModuleNotFoundError as error:
+        raise Refusal(
+            f"{error.name} is not installed: install autoresearch-operator[cluster], which the operator's image has"
+        ) from None
 
 
 def _workdir(given: Path | None) -> Path:
@@ -257,11 +286,38 @@ def rerun(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )
-def prepare(context: typer.Context) -> None:
+def prepare(
+    context: typer.Context,
+    claim: Annotated[str | None, typer.Option(help="Prepare onto this PersistentVolumeClaim, by a Job.")] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="The claim's namespace.")] = "default",
+    apply: Annotated[bool, typer.Option("--apply", help="Create the Job. Default: print it.")] = False,
+    trainer_image: Annotated[str | None, typer.Option(help="Trainer image. Default: the chart's.")] = None,
+    proxy: Annotated[str | None, typer.Option(help="HTTP proxy of the Job, such as http://proxy:3128.")] = None,
+    kubeconfig: Kubeconfig = None,
+    kube_context: Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.")] = None,
+) -> None:
     """Prepare a data set: the demo corpus, TinyStories, climbmix or your own text (--help lists the options)."""
-    settings = Settings()
     with _sentences():
-        raise typer.Exit(subprocess.run([*settings.trainer, "prepare", *context.args], check=False).returncode)
+        if claim is None:
+            trainer = Settings().trainer
+            code = subprocess.run([*trainer, "prepare", *context.args], check=False).returncode
+            if {"-h", "--help"} & set(context.args):
+                typer.echo(_PREPARE_HELP)
+            raise typer.Exit(code)
+        with _cluster():
+            from autoresearch_operator.cluster import commands
+            from autoresearch_operator.manifests.prepare import PrepareRefused
+
+            try:
+                bodies = commands.preparation(namespace, claim, context.args, image=trainer_image, proxy=proxy)
+            except PrepareRefused as error:
+                raise Refusal(str(error)) from None
+            if not apply:
+                typer.echo(commands.as_yaml(bodies), nl=False)
+                return
+            said = commands.apply(commands.Way(kubeconfig, kube_context), bodies)
+        name = bodies[-1]["metadata"]["name"]
+        typer.echo("\n".join([*said, f"watch it: kubectl logs -n {namespace} -f job/{name}"]))
 
 
 @app.command()
@@ -285,30 +341,60 @@ def render(
 
 
 @app.command()
-def doctor(workdir: Workdir = None, as_json: Json = False) -> None:
-    """Look at this machine: cores, quota, memory, GPUs, isolation, clock noise, disk."""
-    from autoresearch_operator.local import doctor as doctors
+def doctor(
+    workdir: Workdir = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Look at a cluster instead, for runs in this namespace.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="With --namespace: check this ResearchRun, not those there.")
+    ] = None,
+    canary: Annotated[
+        bool, typer.Option(help="With --namespace: send two small pods that try whether NetworkPolicies hold.")
+    ] = True,
+    canary_timeout: Annotated[float, typer.Option(min=1, help="Seconds that they may take.")] = 180.0,
+    trainer_image: Annotated[str | None, typer.Option(help="Trainer image. Default: the operator's.")] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """Look at this machine, or with --namespace at a cluster: all that a run needs, before it takes a GPU."""
+    from autoresearch_operator.observe.findings import exit_code, findings_json, findings_table
 
     with _sentences():
-        findings = doctors.diagnose(workdir or Path(), Settings())
-        if as_json:
-            _print_json(doctors.findings_json(findings))
+        if namespace is None:
+            from autoresearch_operator.local import doctor as doctors
+
+            if file or kubeconfig or context:
+                raise Refusal("--file, --kubeconfig and --context go with --namespace: they are about a cluster")
+            findings = doctors.diagnose(workdir or Path(), Settings())
         else:
-            _print(lambda width: doctors.findings_table(findings, width=width))
-        if any(finding.status == "fail" for finding in findings):
-            raise typer.Exit(1)
+            with _cluster():
+                from autoresearch_operator.cluster import commands
+
+                findings = commands.diagnose(
+                    commands.Way(kubeconfig, context),
+                    namespace,
+                    file=file,
+                    image=trainer_image,
+                    canary=canary,
+                    canary_seconds=canary_timeout,
+                    say=lambda sentence: typer.echo(f"{sentence} …", err=True),
+                )
+        if as_json:
+            _print_json(findings_json(findings))
+        else:
+            _print(lambda width: findings_table(findings, width=width))
+        if code := exit_code(findings):
+            raise typer.Exit(code)
 
 
 @app.command()
 def operator() -> None:
     """Run the operator in a cluster. Its settings are AUTORESEARCH_* variables: docs/reference/settings.md."""
-    with _sentences():
-        try:
-            from autoresearch_operator.handlers.command import serve
-        except ModuleNotFoundError as error:
-            raise Refusal(
-                f"{error.name} is not installed: install autoresearch-operator[cluster], which the operator's image has"
-            ) from None
+    with _sentences(), _cluster():
+        from autoresearch_operator.handlers.command import serve
+
         raise typer.Exit(serve())
 
 

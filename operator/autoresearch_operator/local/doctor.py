@@ -14,20 +14,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-from rich.table import Table
-from rich.text import Text
 
 from autoresearch_operator.local.machine import cpu_quota, gpu_names, memory_limit, usable_cpus
 from autoresearch_operator.local.trainer_process import TrainerError, TrainerProcess
+from autoresearch_operator.observe.findings import Finding, Status, exit_code, findings_json, findings_table
 from autoresearch_operator.observe.text import clean, plural, size
 from autoresearch_operator.settings import Settings
 
-Status = Literal["ok", "warn", "fail"]
+__all__ = ["Finding", "Status", "diagnose", "exit_code", "findings_json", "findings_table", "isolation_findings"]
+
 GIB = 1 << 30
 MEMORY_PER_SLOT = 1 * GIB
 """A demo trial was seen to use 0.6 GiB, and the warm process as much again, shared."""
@@ -40,7 +37,6 @@ STEAL_WANTED = 0.05
 PYTHON_LEAST = (3, 11)
 GIT_LEAST = (2, 34)
 """`push --atomic` with several leases and protocol.version 2 behave as this program relies on from here."""
-_MARKS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold red")}
 _HELD = {
     "network": "a candidate could open a network connection",
     "files": "a candidate could read your home and the validation data",
@@ -48,17 +44,6 @@ _HELD = {
     "signals": "a candidate could signal your other processes",
     "memory": "a candidate could use all memory",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at."""
-
-    name: str
-    status: Status
-    value: str
-    advice: str = ""
-    """What to do; empty when nothing needs doing."""
 
 
 def diagnose(workdir: Path, settings: Settings, *, trainer: bool = True) -> list[Finding]:
@@ -73,31 +58,6 @@ def diagnose(workdir: Path, settings: Settings, *, trainer: bool = True) -> list
     if trainer:
         findings += _trainer(settings)
     return findings
-
-
-def exit_code(findings: Sequence[Finding]) -> int:
-    """1 when something fails, else 0."""
-    return int(any(finding.status == "fail" for finding in findings))
-
-
-def findings_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
-    """The findings for a script."""
-    return [asdict(finding) for finding in findings]
-
-
-def findings_table(findings: Sequence[Finding], *, width: int = 80) -> Table:
-    """The findings for a person; advice stands under the value it is about."""
-    table = Table(box=None, show_header=False, pad_edge=False, width=min(width, 120))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(ratio=1)
-    for finding in findings:
-        mark, style = _MARKS[finding.status]
-        words = Text(clean(finding.value, 400))
-        if finding.advice:
-            words.append(f"\n{finding.advice}", style=style)
-        table.add_row(Text(mark, style=style), Text(finding.name, style="bold"), words)
-    return table
 
 
 def _python() -> Finding:

@@ -39,6 +39,8 @@ def salvage(damaged: Path, repository: Repository) -> dict[str, str]:
 
     The refs themselves are not set: the commits are in `repository` afterwards, on no ref yet.
     """
+    if not damaged.is_dir():
+        return {}
     head = damaged / "HEAD"
     if not head.is_file() or not head.read_bytes().startswith(b"ref: refs/"):
         # git takes a folder without a readable HEAD for no repository at all; which branch it names does not matter.

@@ -116,11 +116,13 @@ class Engine:
         """
         if target.is_file() and _saved_digest(target) == self.digest(tag):
             return
-        target.unlink(missing_ok=True)
+        # Under another name until it is whole: whoever reads the old one meanwhile reads all of it.
+        partial = target.with_suffix(f".{os.getpid()}")
         if self.name == "buildah":
-            self.run("push", "--disable-compression", tag, f"docker-archive:{target}:{tag}")
+            self.run("push", "--disable-compression", tag, f"docker-archive:{partial}:{tag}")
         else:
-            self.run("save", "--output", str(target), tag)
+            self.run("save", "--output", str(partial), tag)
+        partial.rename(target)
 
     def has(self, tag: str) -> bool:
         """Whether the engine knows the image."""

@@ -85,6 +85,7 @@ class GitServer(Bare):
     """Every request is answered with 502."""
     port: int = 0
     scheme: str = "http"
+    address: str = "127.0.0.1"
     ca: Path | None = None
     """The authority that signed the server's certificate, with TLS."""
     pushes: list[str] = field(default_factory=list)
@@ -92,7 +93,7 @@ class GitServer(Bare):
 
     @property
     def url(self) -> str:
-        return f"{self.scheme}://127.0.0.1:{self.port}/lab/research.git"
+        return f"{self.scheme}://{self.address}:{self.port}/lab/research.git"
 
 
 def _handler(server: GitServer) -> type[BaseHTTPRequestHandler]:
@@ -168,18 +169,18 @@ def _handler(server: GitServer) -> type[BaseHTTPRequestHandler]:
 
 
 @contextmanager
-def http_server(folder: Path, *, tls: bool = False) -> Iterator[GitServer]:
-    """A server with one repository that has one commit on main."""
-    git_server = GitServer(folder / "server")
+def http_server(folder: Path, *, tls: bool = False, address: str = "127.0.0.1") -> Iterator[GitServer]:
+    """A server with one repository that has one commit on main, on one of this machine's addresses."""
+    git_server = GitServer(folder / "server", address=address)
     git_server.seed()
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(git_server))
+    http = ThreadingHTTPServer((address, 0), _handler(git_server))
     git_server.port = http.server_address[1]
     if tls:
         authority = trustme.CA()
         git_server.scheme, git_server.ca = "https", folder / "ca.crt"
         authority.cert_pem.write_to_path(git_server.ca)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)
+        authority.issue_cert(address, "localhost").configure_cert(context)
         http.socket = context.wrap_socket(http.socket, server_side=True)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

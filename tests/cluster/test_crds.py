@@ -75,7 +75,11 @@ SAME_SENTENCE: list[tuple[str, Object]] = [
     ("8 data", {"trainer": {"data": {**DATA, "trainPath": "d/x/train", "valPath": "d"}}}),
     ("8 data", {"trainer": {"data": {**DATA, "trainPath": "/d"}}}),
     ("9 image", {"trainer": {"image": "mine:1"}}),
-    ("9 env", {"trainer": {"env": [{"name": "AUTORESEARCH_GATE_FD", "value": "1"}]}}),
+    *(
+        ("9 env", {"trainer": {"env": [{"name": name, "value": "1"}]}})
+        for name in ("AUTORESEARCH_GATE_FD", "LD_PRELOAD", "PYTHONPATH")
+    ),
+    ("9 env", {"trainer": {"env": [{"name": f"V{i:02}", "value": "ä" * 2047} for i in range(17)]}}),
     ("9 env", {"trainer": {"env": [{"name": "A", "value": "x\0y"}]}}),
     ("9 command", {"trainer": {"command": ["python", "a\0.py"]}}),
     ("10 budget", {"tiers": [{"name": "a", "budget": {}}]}),

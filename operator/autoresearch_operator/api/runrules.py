@@ -9,6 +9,7 @@ from typing import Final
 
 from autoresearch_operator.api.base import DURATION_PATTERN, QUANTITY_PATTERN
 from autoresearch_operator.api.cel import Rule, choose, fixed, matches, pattern, quoted, same, text
+from autoresearch_operator.api.trainer import ENV_BYTES, ENV_RULE, OWN_VARIABLES, OWN_VARIABLES_RULE
 
 _FORMS: Final = "https://, ssh:// or git@host:path"
 _CREDENTIALS: Final = "put credentials in secretName"
@@ -323,11 +324,14 @@ RULES: Final[dict[str, tuple[Rule, ...]]] = {
             at=".data",
         ),
     ),
+    "spec.trainer.env": (
+        Rule(f"self.map(e, size(bytes(e.name)) + size(bytes(e.value))).sum() <= {ENV_BYTES}", ENV_RULE),
+    ),
     "spec.trainer.env[].name": (
         Rule(
-            "!self.startsWith('AUTORESEARCH_')",
-            "is the gate's: names that start with AUTORESEARCH_ cannot be set",
-            f"{quoted()} + " + text(" is the gate's: names that start with AUTORESEARCH_ cannot be set"),
+            " && ".join(f"!self.startsWith('{prefix}')" for prefix in OWN_VARIABLES),
+            OWN_VARIABLES_RULE,
+            f"{quoted()} + " + text(f" {OWN_VARIABLES_RULE}"),
         ),
     ),
     "spec.trainer.env[].value": (_NO_NUL,),

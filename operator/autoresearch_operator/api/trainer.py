@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -35,6 +35,15 @@ class Evaluation(StrEnum):
     """The candidate: the last `val_bpb:` line that it printed. Every place that shows such a score says so."""
 
 
+OWN_VARIABLES: Final = ("AUTORESEARCH_", "LD_", "PYTHON")
+"""What the names of the trial's own variables begin with, and of those that change which code runs before the sandbox
+does. The trainer refuses them, too."""
+OWN_VARIABLES_RULE: Final = "is the trial's own: names that start with AUTORESEARCH_, LD_ or PYTHON cannot be set"
+ENV_BYTES: Final = 65536
+"""Names and values of all variables, in UTF-8: they travel in one variable of the pod, and Linux ends at 128 KiB."""
+ENV_RULE: Final = "has more than 65536 bytes of names and values: put large values in a file of the source"
+
+
 class EnvVar(Model):
     """One environment variable with a plain value."""
 
@@ -43,8 +52,8 @@ class EnvVar(Model):
         Field(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
         Want("a variable's name: letters, digits and _"),
     ]
-    """The variable's name. Those that start with AUTORESEARCH_ are the gate's and are refused. Immutable while the run
-    has scores."""
+    """The variable's name. Those that start with AUTORESEARCH_, LD_ or PYTHON are the trial's own and are refused.
+    Immutable while the run has scores."""
     value: Annotated[str, Field(max_length=4096), NoNul, Want("a string of at most 4096 characters")] = ""
     """Its value, always a string: quote numbers. Plain values only, so that no Secret can get into a trial. Default
     empty. Immutable while the run has scores."""
@@ -52,8 +61,8 @@ class EnvVar(Model):
     @field_validator("name")
     @classmethod
     def _not_ours(cls, value: str) -> str:
-        if value.startswith("AUTORESEARCH_"):
-            raise refusal(f"{shown(value)} is the gate's: names that start with AUTORESEARCH_ cannot be set")
+        if value.startswith(OWN_VARIABLES):
+            raise refusal(f"{shown(value)} {OWN_VARIABLES_RULE}")
         return value
 
 
@@ -146,8 +155,8 @@ class TrainerSpec(Model):
     env: Annotated[
         tuple[EnvVar, ...], Field(max_length=64), Want('a list such as [{name: OMP_NUM_THREADS, value: "8"}]')
     ] = Field(default=(), examples=[[{"name": "OMP_NUM_THREADS", "value": "8"}]])
-    """Environment variables of a trial; plain values only, so that no Secret can get in. Default none. Immutable while
-    the run has scores."""
+    """Environment variables of a trial; plain values only, so that no Secret can get in, and at most 64 KiB of names
+    and values together. Default none. Immutable while the run has scores."""
     evaluation: Evaluation = Evaluation.VERIFIED
     """Who computes the score: Verified (the judge) or SelfReported (the script's own `val_bpb:` line). Default
     Verified, because a script can print anything. Immutable while the run has scores."""
@@ -174,6 +183,8 @@ class TrainerSpec(Model):
         for index, name in enumerate(names):
             if name in names[:index]:
                 refusals.add(("env", index, "name"), f"{shown(name)} is set twice: keep one")
+        if sum(len(f"{variable.name}{variable.value}".encode()) for variable in self.env) > ENV_BYTES:
+            refusals.add(("env",), ENV_RULE)
         refusals.raise_any("TrainerSpec")
         return self
 

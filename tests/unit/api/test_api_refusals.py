@@ -78,7 +78,14 @@ REFUSALS = [
         "trainer: {image: mine:1}",
         "spec.trainer.data: is missing: only the chart's own image holds the demo corpus; set data, or evaluation: SelfReported",
     ),
-    ("trainer: {env: [{name: AUTORESEARCH_GATE_FD, value: '1'}]}", 'spec.trainer.env[0].name: "AUTORESEARCH_GATE_FD" is the gate\'s: names that start with AUTORESEARCH_ cannot be set'),
+    *(
+        (f"trainer: {{env: [{{name: {name}, value: '1'}}]}}", f'spec.trainer.env[0].name: "{name}" is the trial\'s own: names that start with AUTORESEARCH_, LD_ or PYTHON cannot be set')
+        for name in ("AUTORESEARCH_GATE_FD", "LD_PRELOAD", "PYTHONPATH")
+    ),
+    (
+        "trainer: {env: [" + ", ".join(f"{{name: V{i}, value: {'x' * 4094}}}" for i in range(17)) + "]}",
+        "spec.trainer.env: has more than 65536 bytes of names and values: put large values in a file of the source",
+    ),
     ("trainer: {env: [{name: A, value: x}, {name: A, value: y}]}", 'spec.trainer.env[1].name: "A" is set twice: keep one'),
     ("tiers: [{name: a}, {name: a}]", 'spec.tiers[1].name: "a" is the name of another tier: choose a new one'),
     ("tiers: [{name: a, budget: {}}]", "spec.tiers[0].budget: want exactly one of seconds, cpuSeconds and steps, and none is set"),
@@ -97,7 +104,7 @@ REFUSALS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("spec", "sentence"), REFUSALS, ids=[spec for spec, _ in REFUSALS])
+@pytest.mark.parametrize(("spec", "sentence"), REFUSALS, ids=[spec[:200] for spec, _ in REFUSALS])
 def test_each_refusal_has_its_sentence(spec: str, sentence: str, problems: Problems) -> None:
     body = f" {spec}" if spec.startswith("{limits") else f"\n  {spec}"
     assert problems(f"{HEAD}spec:{body}\n") == [sentence]

@@ -7,7 +7,7 @@ RUN_STAMP := .venv/.run-ready
 DEV_STAMP := .venv/.dev-ready
 SOURCES := operator/pyproject.toml trainer/pyproject.toml
 
-.PHONY: help quickstart test lint perf chaos cluster-up cluster-down images lock generate clean
+.PHONY: help quickstart test lint e2e perf chaos cluster-up cluster-down images lock generate clean
 
 ##@ First steps
 
@@ -24,6 +24,9 @@ test: $(DEV_STAMP) ## Run every check that needs no GPU and no containers; what 
 
 lint: $(DEV_STAMP) ## Run the static checks alone
 	@scripts/lint
+
+e2e: $(DEV_STAMP) ## Build both images, install the chart on a node with real containers and run on it (needs root, Go, Debian)
+	@scripts/e2e
 
 perf: $(DEV_STAMP) ## Measure the figures of docs/benchmarks.md at full size on this machine
 	@scripts/perf

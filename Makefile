@@ -12,7 +12,7 @@ SOURCES := operator/pyproject.toml trainer/pyproject.toml
 ##@ First steps
 
 help: ## Print this help
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(RUN_STAMP) ## Run a whole verified search on this machine's CPU (about 8 minutes, no key, no GPU)
 	@$(BIN)/autoresearch run $(QUICKSTART) --workdir runs/quickstart

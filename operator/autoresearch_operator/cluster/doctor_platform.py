@@ -19,7 +19,7 @@ PART_OF = "app.kubernetes.io/part-of=autoresearch"
 POD_SECURITY = "pod-security.kubernetes.io/enforce"
 _LEASE_SLACK = 60.0
 """Seconds that this machine's clock may differ from the operator's."""
-_INSTALL = "helm install autoresearch-operator charts/autoresearch-operator (docs/install.md)"
+_INSTALL = "helm install autoresearch charts/autoresearch-operator (docs/install.md)"
 _UPGRADE = "helm upgrade, with the chart of the version that you want (docs/upgrading.md)"
 OLDEST = (1, 29)
 """Minor version with native sidecars and CEL as the API needs them."""

@@ -27,6 +27,7 @@ from autoresearch_operator.research.records import ExperimentRecord, Observed, T
 from clusterlab.cluster import Cluster
 from clusterlab.controlplane import ControlPlane
 from clusterlab.simtrainer import Ending, TrialPod, landscape
+from clusterlab.tools import cache
 
 PROGRAM = "import sys; from autoresearch_operator.handlers.command import serve; sys.exit(serve())"
 GROUP = "/apis/autoresearch.dev/v1alpha1"
@@ -53,7 +54,9 @@ class OperatorProcess:
         self.volume = folder / f"{name}-volume"
         self.log = folder / f"{name}.log"
         self._environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"},
+            # As in the image: without compiled modules half of a start is the compiler.
+            "PYTHONPYCACHEPREFIX": str(cache().parent / "bytecode"),
             "KUBECONFIG": str(cluster.kubeconfig),
             "AUTORESEARCH_NAMESPACES": namespace,
             "AUTORESEARCH_LEASE_NAMESPACE": namespace,
@@ -128,15 +131,19 @@ class Watched:
         self.wait(lambda: self.condition("Complete") or self.condition("Failed"), "the run to end", seconds)
 
 
-def repository(folder: Path, body: Mapping[str, Any]) -> RunRepository:
+Secrets = Mapping[tuple[str, str], Mapping[str, Any]]
+"""By namespace and name."""
+
+
+def repository(folder: Path, body: Mapping[str, Any], secrets: Secrets | None = None) -> RunRepository:
     """The run's repository on an operator's volume, or a new one."""
-    run = parsed(body)
-    return Repositories(folder, secrets=lambda _namespace, _name: None).open(body, run.spec)
+    run, given = parsed(body), secrets or {}
+    return Repositories(folder, secrets=lambda namespace, name: given.get((namespace, name))).open(body, run.spec)
 
 
-def ledger(folder: Path, body: Mapping[str, Any]) -> tuple[list[Any], str]:
+def ledger(folder: Path, body: Mapping[str, Any], secrets: Secrets | None = None) -> tuple[list[Any], str]:
     """Verdicts and the branch's head; no measurement is in it twice."""
-    opened = repository(folder, body)
+    opened = repository(folder, body, secrets)
     loaded = opened.load()
     scored = Counter((t.key.experiment, t.key.seed) for t in loaded.trials if t.phase is TrialPhase.SCORED)
     assert not [key for key, times in scored.items() if times > 1]
@@ -149,9 +156,9 @@ def verdicts(experiments: Any) -> list[Any]:
     return [(r.number, r.commit, r.verdict, r.reason, r.val_bpb, r.landed_commit) for r in experiments]
 
 
-def planned(folder: Path, body: Mapping[str, Any]) -> tuple[list[Any], str]:
+def planned(folder: Path, body: Mapping[str, Any], secrets: Secrets | None = None) -> tuple[list[Any], str]:
     """What the plan alone decides with the same scores: what local mode does."""
-    run, opened = parsed(body), repository(folder, body)
+    run, opened = parsed(body), repository(folder, body, secrets)
     name = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
     maker = CandidateMaker(run.spec, opened.sources, proposers_of(run.spec), 0)
     experiments: list[ExperimentRecord] = []

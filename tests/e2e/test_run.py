@@ -31,7 +31,7 @@ from witness import Witness
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "trainer" / "autoresearch_trainer" / "templates" / "tiny-gpt"
-REQUEST = ROOT / "examples" / "cluster" / "first.yaml"
+REQUEST = ROOT / "examples" / "cluster" / "cpu.yaml"
 PASSWORD = "marked-password-5b0c41"  # noqa: S105 - of a server that lives as long as this test
 UNUSED = "marked-unused-9d27ae"
 """In a Secret that no run names."""
@@ -104,10 +104,11 @@ def parts(operator: Image, trainer: Image) -> Iterator[tuple[str, Image]]:
 
 
 def request(name: str, **source: str) -> Object:
-    """The example's run under another name, with a source of its own, and so that two trials fit a node of 2 cores."""
+    """The example for nodes without GPUs, but short, repeatable to the bit, and two trials at once on 2 cores."""
     body: Object = yaml.safe_load(REQUEST.read_text())
     body["metadata"]["name"] = name
-    body["spec"]["trainer"] = {"resources": {"cpu": "600m"}}
+    body["spec"]["tiers"][0] |= {"budget": {"steps": 8}, "maxParallel": 1}
+    body["spec"] |= {"limits": {"experiments": 2}, "trainer": {"resources": {"cpu": "600m"}}}
     if source:
         body["spec"]["source"] = source
     return body

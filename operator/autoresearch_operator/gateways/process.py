@@ -1,7 +1,8 @@
 """git as a process: hardened, without a shell, with deadlines.
 
 Nothing of the person's or the machine's git configuration applies, no hook runs, no prompt appears and no variable
-of a surrounding git (we may have been started from a hook) gets through.
+of a surrounding git (we may have been started from a hook) gets through; but for a site's own certificate authority,
+which no git sets for its children.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ LOCAL_SECONDS = 120.0
 """Deadline of a command on a local repository. The slowest, fsck over 50,000 objects, took 6 s."""
 REMOTE_SECONDS = 300.0
 """Deadline of a conversation with a server: a first fetch may bring a large history."""
+AUTHORITIES = "GIT_SSL_CAINFO"
+"""The variable that names a file of certificate authorities; the chart sets it from caBundle.configMapName."""
 FULL = ("No space left on device", "Disk quota exceeded")
 _LOCK = re.compile(r"Unable to create '([^']+\.lock)': File exists")
 
@@ -123,6 +126,8 @@ def _environment(git_dir: Path, access: Access) -> dict[str, str]:
     for index, (key, value) in enumerate(settings.items()):
         variables[f"GIT_CONFIG_KEY_{index}"] = key
         variables[f"GIT_CONFIG_VALUE_{index}"] = value
+    if bundle := os.environ.get(AUTHORITIES):
+        variables[AUTHORITIES] = bundle
     return variables | dict(access.environment)
 
 

@@ -9,6 +9,7 @@ from autoresearch_operator.gateways.git import Change, Repository
 from autoresearch_operator.gateways.names import check_url
 from autoresearch_operator.gateways.process import Access
 from autoresearch_operator.gateways.remote import Remote, clone
+from gitservers import http_server
 
 BRANCH = "refs/heads/autoresearch/default-first"
 LEDGER = "refs/autoresearch/default-first"
@@ -173,3 +174,15 @@ def test_urls_that_could_do_harm_are_refused(url: str, sentence: str) -> None:
 @pytest.mark.parametrize("url", ["https://host/x.git", "ssh://git@host:22/x.git", "git@git.lab.example:ml/x.git"])
 def test_the_usual_urls_are_taken(url: str) -> None:
     assert check_url(url, Access()) == url
+
+
+def test_a_server_with_a_certificate_of_the_sites_own_authority_is_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chart's caBundle arrives as this variable; every other one of a surrounding git stays outside."""
+    with http_server(tmp_path, tls=True) as server:
+        with pytest.raises(GitError, match="certificate"):
+            clone(tmp_path / "r.git", server.url, "main", BRANCH, access=Access())
+        monkeypatch.setenv("GIT_SSL_CAINFO", str(server.ca))
+        _, source = clone(tmp_path / "s.git", server.url, "main", BRANCH, access=Access())
+    assert source == server.refs()["refs/heads/main"]

@@ -162,7 +162,8 @@ def _take(
                 folded.look_by(outcome.look_again_at)
     known = state.running.get(key)
     name = job["metadata"]["name"] if job is not None else known.job if known else ""
-    folded.running[key] = Running(record, name, known.created_at if known else now, seen=job is not None)
+    waits = isinstance(outcome, outcomes.Waiting) and outcome.node is None
+    folded.running[key] = Running(record, name, known.created_at if known else now, seen=job is not None, waits=waits)
 
 
 def _wait(folded: Folded, job: Object | None, waiting: outcomes.Waiting, now: float, options: Options) -> None:

@@ -231,5 +231,5 @@ def _significant(value: float) -> float:
 
 
 def _gpu_hours(state: RunState, now: float) -> float:
-    running = sum(max(0.0, now - each.record.started_at) for each in state.running.values())
+    running = sum(max(0.0, now - each.charged_from(now).started_at) for each in state.running.values())
     return (state.search_seconds + running) * state.tier.gpus / 3600.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -36,6 +36,12 @@ class Running:
     """When we made the Job or first saw it, seconds since the epoch."""
     seen: bool = False
     """The watch has shown it: if it vanishes now, somebody deleted it."""
+    waits: bool = False
+    """No node has taken its pod: it holds no GPU, and costs nothing."""
+
+    def charged_from(self, now: float) -> TrialRecord:
+        """The record, with a start from which on the trial costs something."""
+        return replace(self.record, started_at=now) if self.waits else self.record
 
 
 @dataclass(slots=True)
@@ -191,7 +197,7 @@ class RunState:
         """What `plan` looks at."""
         return Observed(
             experiments=list(self.experiments),
-            trials=[*self.trials.values(), *(running.record for running in self.running.values())],
+            trials=[*self.trials.values(), *(running.charged_from(now) for running in self.running.values())],
             started_at=now - self.active,
             seed=self.seed,
             exhausted=self.exhausted,

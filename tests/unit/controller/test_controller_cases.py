@@ -130,6 +130,20 @@ def test_a_run_ends_when_its_time_is_over_whatever_restarts_came_between() -> No
     assert world.condition("Complete")["reason"] == "DurationLimit"
 
 
+def test_waiting_for_a_node_costs_no_gpu_hours() -> None:
+    tier = {"name": "gpu", "gpus": 8, "budget": {"steps": 10}, "maxParallel": 3}
+    world = World(request(tiers=[tier], limits={"gpuHours": 1, "experiments": 3}))
+    world.reconcile()
+    for _ in range(10):
+        world.now += 3600
+        world.reconcile()
+    assert world.writes.kinds["create jobs"] == 3
+    assert world.status["spend"]["gpuHours"] < 0.1
+    world.finish()
+
+    assert world.condition("Complete")["reason"] == "ExperimentLimit"
+
+
 def test_raised_limits_reopen_a_complete_run() -> None:
     world = World().finish()
     assert world.volume.details["finished"].startswith("ExperimentLimit")

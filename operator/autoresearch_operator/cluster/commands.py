@@ -110,7 +110,7 @@ def apply(way: Way, bodies: Sequence[Object]) -> list[str]:
         said = []
         try:
             for body in bodies:
-                named = f"{kinds[body['kind']].removesuffix('s')}/{body['metadata']['name']}"
+                named = f"{body['kind'].lower()}/{body['metadata']['name']}"
                 try:
                     await cluster.create(kinds[body["kind"]], body)
                 except KubeError as error:

@@ -38,6 +38,7 @@ from autoresearch_operator.research.terms import AUDIT_PAIRS
 CANARY_SECONDS = 180.0
 """How long the canary may take by default: both pods start within seconds, unless a node has to pull the image."""
 _LOOK_SECONDS = 1.0
+_ASK = "This login may not look: ask an administrator to run this command."
 _DEPLOYMENT = Kind("apps", "v1", "deployments")
 _NAMESPACE = Kind("", "v1", "namespaces", namespaced=False)
 _DEFINITION = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", namespaced=False)
@@ -191,9 +192,13 @@ class _Doctor:
     async def _bodies(self) -> list[Object] | None:
         if self._options.run is not None:
             return [self._options.run]
-        found = await self._try("runs", self._cluster.list("researchruns", self._namespace))
-        if found is _UNKNOWN:
-            return None
+        try:
+            found = await self._cluster.list("researchruns", self._namespace)
+        except KubeError as error:
+            if error.status != 404:  # that is: not installed, which has a line of its own
+                self._unknown("runs", error.message, _ASK if error.status == 403 else "")
+                return None
+            found = []
         over = (RunPhase.COMPLETE, RunPhase.FAILED)
         return [body for body in found if body.get("status", {}).get("phase") not in over]
 
@@ -354,8 +359,7 @@ class _Doctor:
         try:
             return await asking
         except KubeError as error:
-            advice = "This login may not look: ask an administrator to run this command." if error.status == 403 else ""
-            self._unknown(name, error.message, advice)
+            self._unknown(name, error.message, _ASK if error.status == 403 else "")
             return _UNKNOWN
 
     def _unknown(self, name: str, value: str, advice: str) -> None:

@@ -162,10 +162,21 @@ def _product(resource: str, product: str, members: Sequence[Place]) -> Finding:
     return Finding(name, "ok", value)
 
 
-def tier_finding(  # noqa: PLR0911 - one return an obstacle, in the order of the scheduler's
-    name: str, tier: Tier, pod: Mapping[str, Any], found: Sequence[Place]
-) -> Finding:
+def tier_finding(name: str, tier: Tier, pod: Mapping[str, Any], found: Sequence[Place]) -> Finding:
     """Whether the trials of a tier have a place. `pod` is the spec of the pod that would be made."""
+    chosen = fitting(name, tier, pod, found)
+    if isinstance(chosen, Finding):
+        return chosen
+    usable = [place for place in chosen if place.usable]
+    if not usable:
+        value = f"{_listed([place.name for place in chosen])}: not ready or cordoned"
+        return Finding(name, "fail", value, "Uncordon them (kubectl uncordon NODE), or mend their kubelet.")
+    return _capacity(name, tier, usable, requests(pod))
+
+
+def fitting(name: str, tier: Tier, pod: Mapping[str, Any], found: Sequence[Place]) -> list[Place] | Finding:
+    """The places that a tier's trials fit on once these are empty and ready, or why there are none, in the order of
+    the scheduler's questions. `pod` is the spec of the pod that would be made."""
     resource, wanted = tier.resource_name, tier.gpus
     having = [place for place in found if not wanted or place.offered.get(resource, 0.0) >= wanted]
     if not having:
@@ -184,8 +195,8 @@ def tier_finding(  # noqa: PLR0911 - one return an obstacle, in the order of the
         value = f"{plural(len(chosen), 'node')} would fit, all tainted: {_listed(taints)}"
         return Finding(name, "fail", value, "Add the taint to the tier's tolerations, or take it off the nodes.")
     needs = requests(pod)
-    fitting = [place for place in welcome if all(place.offered.get(k, 0.0) >= v for k, v in needs.items() if v)]
-    if not fitting:
+    large = [place for place in welcome if all(place.offered.get(k, 0.0) >= v for k, v in needs.items() if v)]
+    if not large:
         best = max(welcome, key=lambda place: place.offered.get("memory", 0.0))
         value = (
             f"a trial asks for {_amounts(needs)}; {best.name}, the largest that would do, has {_amounts(best.offered)}"
@@ -193,11 +204,7 @@ def tier_finding(  # noqa: PLR0911 - one return an obstacle, in the order of the
         return Finding(
             name, "fail", value, "Lower spec.trainer.resources, which new runs may set, or use larger nodes."
         )
-    usable = [place for place in fitting if place.usable]
-    if not usable:
-        value = f"{_listed([place.name for place in fitting])}: not ready or cordoned"
-        return Finding(name, "fail", value, "Uncordon them (kubectl uncordon NODE), or mend their kubelet.")
-    return _capacity(name, tier, usable, needs)
+    return large
 
 
 def _capacity(name: str, tier: Tier, usable: Sequence[Place], needs: Mapping[str, float]) -> Finding:

@@ -50,7 +50,7 @@ def rehearse_push(url: str, ref: str, branch_ref: str, access: Access) -> Rehear
                 f"{start}:{branch_ref}", timeout=PUSH_SECONDS,
             )  # fmt: skip
         except GitError as error:
-            return Rehearsal(False, str(error))
+            return Rehearsal(False, str(error).replace("; it is tried again", ""))
     if finished.code != 0:
         words = " ".join(finished.err.split())[:300]
         return Rehearsal(False, f"{url} does not let a push of {branch_ref} in ({words})", source)

@@ -6,6 +6,7 @@ they follow from, and an accepted edit together with its place on the branch, be
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from autoresearch_operator.gateways.errors import Outcome
 from autoresearch_operator.manifests.experiment import finished_trials, places_of
 from autoresearch_operator.research.plan import plan
 from autoresearch_operator.research.records import CandidateWanted, ExperimentRecord, Plan, TrialRecord
+
+logger = logging.getLogger(__name__)
 
 
 class LedgerMoved(Exception):
@@ -92,6 +95,12 @@ def think(state: RunState, now: float) -> Plan:
         _decide(state, current, now)
 
 
+def _log(run: str, record: ExperimentRecord) -> None:
+    score = "" if record.val_bpb is None else f", {record.val_bpb:.6f} bits per byte"
+    more = {"run": run, "experiment": record.number}
+    logger.info("#%d %s: %s%s", record.number, record.verdict, record.reason, score, extra=more)
+
+
 def _decide(state: RunState, current: Plan, now: float) -> None:
     name = f"{state.key.namespace}/{state.key.name}"
     trials = list(state.trials.values())
@@ -108,6 +117,7 @@ def _decide(state: RunState, current: Plan, now: float) -> None:
     if trouble:
         raise LedgerMoved(trouble)
     for record in records:
+        _log(name, record)
         if record.number in landed:
             gain = f", {record.delta:.5f} better" if record.delta is not None else ""
             score = f"{record.val_bpb:.5f}" if record.val_bpb is not None else "no score"

@@ -84,6 +84,15 @@ def test_a_long_first_trial_is_told_of_and_a_short_one_is_not() -> None:
     assert item["status"]["trials"][0]["phase"] == "Running"
 
 
+def test_every_verdict_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="autoresearch_operator.cluster.thinking"):
+        world = World(request(limits={"experiments": 2})).finish()
+    told = [(record.run, record.experiment) for record in caplog.records]  # type: ignore[attr-defined]  # from `extra`
+
+    assert told == [("default/first", record.number) for record in world.volume.experiments]
+    assert "bits per byte" in caplog.records[0].message
+
+
 # People ---------------------------------------------------------------------------------------------------------------
 
 
@@ -451,20 +460,45 @@ def test_an_image_that_was_mended_is_used_by_the_trials_that_could_not_begin() -
     assert world.condition("Ready")["status"] == "True"
 
 
-def test_a_queue_that_evicts_training_pods_is_named() -> None:
+def taken_back(world: World, why: str) -> None:
+    """A queue suspends the Job of a trial that is training, for this reason."""
+    world.step(end_pods=False)
+    world.step(end_pods=False)
+    pod = world.cluster.running_pods()[0]
+    name = pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+    world.cluster.get_now("jobs", KEY.namespace, name)["spec"]["suspend"] = True
+    pod["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
+    world.cluster.put(
+        "events",
+        {
+            "metadata": {"name": f"event-{name}", "namespace": KEY.namespace},
+            "reason": f"EvictedDueTo{why}",
+            "regarding": {"kind": "Workload", "name": f"job-{name}-1a2b3"},
+        },
+    )
+    world.reconcile()
+    world.now += 2.5
+    world.reconcile()
+
+
+def test_a_queue_without_patience_for_training_pods_is_named() -> None:
     world = World()
     until(world, lambda: len(world.cluster.running_pods()) == 3)
     for _ in range(2):
-        world.step(end_pods=False)
-        world.step(end_pods=False)
-        pod = world.cluster.running_pods()[0]
-        job = world.cluster.get_now("jobs", KEY.namespace, pod["metadata"]["labels"]["batch.kubernetes.io/job-name"])
-        job["spec"]["suspend"] = True
-        pod["metadata"]["deletionTimestamp"] = "2020-01-01T00:00:00Z"
-        world.reconcile()
+        taken_back(world, "PodsReadyTimeout")
 
     assert world.condition("Progressing")["reason"] == "KueuePodsReadyTimeout"
     assert "waitForPodsReady" in world.condition("Progressing")["message"]
+
+
+def test_a_queue_that_takes_places_back_for_others_costs_a_run_nothing() -> None:
+    world = World()
+    until(world, lambda: len(world.cluster.running_pods()) == 3)
+    for _ in range(3):
+        taken_back(world, "Preempted")
+
+    assert world.condition("Progressing")["reason"] == "Searching"
+    assert world.finish().ledger() == undisturbed()
 
 
 def test_conditions_survive_a_restart_with_their_times() -> None:

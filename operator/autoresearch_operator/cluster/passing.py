@@ -187,34 +187,39 @@ class Pass:
     # Think and carry out -------------------------------------------------------------------------------------------
 
     async def _work(self, found: Mapping[int, Object]) -> None:
-        """Verdicts, trials and candidates, until the plan wants nothing that can be done now.
+        """Verdicts, trials and a few candidates.
 
-        Free slots come before new candidates: proposing takes time, and a GPU should not wait for it. Afterwards the
-        plan is settled: until a trial ends or a time comes, another look would find the same.
+        Free slots come before new candidates: proposing takes time, and a GPU should not wait for it. So a pass makes a
+        few, and the next one looks first whether a trial has ended meanwhile. Once the plan wants nothing that can be
+        done now it is settled: until a trial ends or a time comes, another look would find the same.
         """
         state, before = self._state, self.look_again_at
         self.look_again_at = None
-        await self._until_settled(found)
-        state.settled, state.think_at = True, self.look_again_at
+        state.settled = await self._is_settled(found)
+        state.think_at = self.look_again_at
         limits = state.run.spec.limits
         if limits.gpu_hours is not None or limits.dollars is not None or limits.duration is not None:
             by = self._now + CLOCK_LOOK
             state.think_at = by if state.think_at is None else min(by, state.think_at)
         self.look_by(before)
 
-    async def _until_settled(self, found: Mapping[int, Object]) -> None:
+    async def _is_settled(self, found: Mapping[int, Object]) -> bool:
         state = self._state
+        made = 0
         while True:
             state.plan = await asyncio.to_thread(thinking.think, state, self._now)
             await self._start()
             wanted = state.plan.candidates[: self._options.candidates_at_once]
             if not wanted:
-                return
+                return True
+            if made:
+                self.look_by(self._now)
+                return False
             dry = state.exhausted
             made = await asyncio.to_thread(thinking.make_candidates, state, wanted, found)
             projection.notice(state, found)
             if made == 0 and dry:
-                return
+                return True
 
     async def _start(self) -> None:
         state = self._state

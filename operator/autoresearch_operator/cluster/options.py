@@ -30,3 +30,5 @@ class Options:
     a watch is behind by milliseconds, and a restarted one by a second or two."""
     silent_job_after: float = 5.0
     """Seconds that a Job may be without a pod before its Events are read for the reason."""
+    nodes_readable: bool = False
+    """Whether nodes may be listed (`AUTORESEARCH_NODES_READABLE`); without it nothing is said about them."""

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoresearch_operator.api.reasons import ProgressingReason, ReadyReason
-from autoresearch_operator.cluster import projection, thinking
+from autoresearch_operator.cluster import projection, readiness, thinking
 from autoresearch_operator.cluster.fold import QUEUE_EVICTION, Folded, fold
 from autoresearch_operator.cluster.objects import NotYet, Objects
 from autoresearch_operator.cluster.options import Options
-from autoresearch_operator.cluster.pauses import pause_until
+from autoresearch_operator.cluster.pauses import out_of_patience, pause_until
 from autoresearch_operator.cluster.seen import Cluster, KubeError, Object, Seen
 from autoresearch_operator.cluster.state import Hindrance, Running, RunState
 from autoresearch_operator.manifests import observe, outcomes
-from autoresearch_operator.manifests.names import experiment_name
+from autoresearch_operator.manifests.names import experiment_name, job_name
 from autoresearch_operator.manifests.settings import TrialSettings
 from autoresearch_operator.research.records import TrialKey, TrialPhase, TrialStart
 
@@ -25,6 +25,8 @@ MOVED_FOR = 30.0
 """Seconds until a landing that the branch had no place for is tried again."""
 EVENTS_EVERY = 15.0
 """Seconds between two looks at a namespace's Events."""
+EVENTS_COME = 2.0
+"""Seconds after which an Event is there that was sent when a Job was suspended."""
 CLOCK_LOOK = 10.0
 """Seconds between two plans of a run with a limit that passes by itself: time, GPU-hours, dollars."""
 RUNNING_LOOK = 30.0
@@ -40,6 +42,7 @@ class Pass:
         self._cluster = cluster
         self._state = state
         self._seen = seen
+        self._settings = settings
         self._options = options
         self._objects = Objects(cluster, state, settings, options)
         self._now = now
@@ -57,6 +60,7 @@ class Pass:
         projection.notice(state, found)
         folded = fold(state, self._seen, self._now, self._options)
         self._apply(folded)
+        await self._count_evictions()
         await self._make_anew(folded)
         await self._look_for_missing(folded)
         await self._look_for_unseen(folded)
@@ -88,21 +92,34 @@ class Pass:
         if folded.finished:
             state.add_trials(folded.finished)
             state.unsaved = True
-        self._count_evictions(folded)
+        self._note_evictions(folded)
         if state.diverged and self._now - state.diverged_at >= MOVED_FOR:
             state.diverged, state.settled = "", False
         for running in state.running.values():
             self._restore_source(running)
 
-    def _count_evictions(self, folded: Folded) -> None:
-        """A queue that waits for pods to be ready does not count a pod as ready that trains in an init container."""
+    def _note_evictions(self, folded: Folded) -> None:
         state = self._state
         for trial in folded.finished:
             if trial.phase is TrialPhase.SCORED:
                 state.evicted_at.clear()
             elif trial.detail == QUEUE_EVICTION and trial.key in state.training:
-                state.evicted_at.append(self._now)
+                state.taken_back[job_name(state.name, trial.key)] = self._now
         state.training = folded.training
+
+    async def _count_evictions(self) -> None:
+        """Counts the trials whose queue ran out of patience: a pod that trains in an init container is not ready for
+        it. Places are taken back for other reasons, too, such as preemption, and only Kueue's Events tell."""
+        state = self._state
+        ripe = [job for job, when in state.taken_back.items() if self._now - when >= EVENTS_COME]
+        if ripe:
+            events = await self._cluster.list("events", state.key.namespace)
+            for job in ripe:
+                del state.taken_back[job]
+                if out_of_patience(job, events):
+                    state.evicted_at.append(self._now)
+        for when in state.taken_back.values():
+            self.look_by(when + EVENTS_COME)
 
     async def _make_anew(self, folded: Folded) -> None:
         """After an edit of the request, deletes the Jobs that could not begin with the old one: they come back with the
@@ -240,6 +257,10 @@ class Pass:
             else:
                 self.look_by(when)
         if not due:
+            return
+        missing = await readiness.check(self._cluster, state, due[0], self._settings, self._options, self._now)
+        if missing is not None:
+            self.look_by(missing)
             return
         try:
             await self._objects.each([self._starting(start) for start in due])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from autoresearch_operator.cluster.fold import HARDWARE_CHANGED
+from autoresearch_operator.cluster.seen import Object
 from autoresearch_operator.cluster.state import RunState
 from autoresearch_operator.research.records import TrialPhase, TrialRecord
 
 HARDWARE_TRIES = 3
 EVICTION_TRIES = 2
+OUT_OF_PATIENCE = "EvictedDueToPodsReadyTimeout"
+"""The reason of Kueue's Event about a Workload that was not ready in time."""
 PAUSE = 600.0
 """Seconds until it is tried again: each try costs a full trial, and a person who mends it should not wait for long."""
 
@@ -32,5 +37,18 @@ def on_other_hardware(state: RunState) -> list[TrialRecord]:
 
 
 def evicted(state: RunState) -> bool:
-    """Whether a queue took the places of trials that were training, again and again."""
+    """Whether a queue ran out of patience with trials that were training, again and again."""
     return len(state.evicted_at) >= EVICTION_TRIES
+
+
+def out_of_patience(job: str, events: Iterable[Object]) -> bool:
+    """Whether Kueue says that it took back a Job's place because its pod was not ready in time.
+
+    Asked of the Workload, which Kueue names after the Job: of the Job itself it only says that it was stopped, and not
+    even that when the Job is gone a moment later.
+    """
+    return any(
+        event.get("reason") == OUT_OF_PATIENCE
+        and str((event.get("regarding") or {}).get("name", "")).startswith(f"job-{job}-")
+        for event in events
+    )

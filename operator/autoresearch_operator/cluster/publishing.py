@@ -63,9 +63,10 @@ class PublishState:
 
 
 class Pace:
-    """At most one conversation in PUSH_SECONDS with each repository on a server, however many runs push there."""
+    """At most one conversation in `seconds` with each repository on a server, however many runs push there."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = PUSH_SECONDS) -> None:
+        self._seconds = seconds
         self._next: dict[tuple[str, str], float] = {}
         self._guard = threading.Lock()
 
@@ -74,9 +75,9 @@ class Pace:
         with self._guard:
             free = self._next.get(repository, now)
             # A clock that was set back must not stop a run for the difference.
-            if now < free <= now + PUSH_SECONDS:
+            if now < free <= now + self._seconds:
                 return free - now
-            self._next[repository] = now + PUSH_SECONDS
+            self._next[repository] = now + self._seconds
             return 0.0
 
 

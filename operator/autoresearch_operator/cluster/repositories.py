@@ -23,7 +23,7 @@ from autoresearch_operator.cluster.claims import Claims, claim_of
 from autoresearch_operator.cluster.credentials import SecretNotAllowed
 from autoresearch_operator.cluster.document import DELETED, Document, NotReady, read_document
 from autoresearch_operator.cluster.origin import Origin, fetch_ledger, from_template, from_url
-from autoresearch_operator.cluster.publishing import Pace, PublishState
+from autoresearch_operator.cluster.publishing import PUSH_SECONDS, Pace, PublishState
 from autoresearch_operator.cluster.runrepository import (
     Loaded,
     RunRepository,
@@ -80,16 +80,18 @@ class Repositories:
         templates: Path | None = None,
         access: Access | None = None,
         served_at: str = "",
+        pushes_per_minute: float = 60.0 / PUSH_SECONDS,
     ) -> None:
         """`templates`: the folder of the built-in templates; unset, AUTORESEARCH_TEMPLATES, else the trainer's own
         where it is installed beside this package. `access`: how git reaches servers, without credentials.
-        `served_at`: the URL that `gateways.githttp` answers at, for people to clone from."""
+        `served_at`: the URL that `gateways.githttp` answers at, for people to clone from.
+        `pushes_per_minute`: conversations with one repository on a server at most."""
         self._root = root
         self._secrets = secrets
         self._templates = templates
         self._base = access or Access()
         self._served_at = served_at.rstrip("/")
-        self._pace = Pace()
+        self._pace = Pace(60.0 / pushes_per_minute)
         self._guard = threading.RLock()
         self._locks: dict[Key, threading.Lock] = {}
         self._open: dict[Key, RunRepository] = {}

@@ -22,6 +22,8 @@ from autoresearch_operator.manifests.experiment import Place
 from autoresearch_operator.manifests.settings import Hardware
 from autoresearch_operator.research.records import ExperimentRecord, Observed, Plan, TrialKey, TrialRecord
 
+FIRST_LOOK = 5.0
+"""Seconds until what a run lacks is looked for again the first time; then twice as long each time."""
 LONGEST_STEP = 120.0
 """Seconds between two passes that count as active at most: a longer gap means that the operator stood still."""
 
@@ -81,6 +83,18 @@ class Hindrance:
         return not isinstance(self.reason, ProgressingReason)
 
 
+@dataclass(slots=True)
+class Readiness:
+    """When it was last looked whether a run has all that its trials need."""
+
+    generation: int = -1
+    """Of the request that was looked at."""
+    look_at: float = 0.0
+    """When to look again, seconds since the epoch."""
+    delay: float = FIRST_LOOK
+    warned: str = ""
+
+
 @dataclass
 class RunState:
     """One run."""
@@ -106,8 +120,10 @@ class RunState:
     """By tier: what the baseline ran on."""
     training: set[TrialKey] = field(default_factory=set)
     """Trials whose candidate was started, of those that run or ended a moment ago."""
+    taken_back: dict[str, float] = field(default_factory=dict)
+    """Jobs that were training when a queue took back their place, to when that was seen: why is still to be asked."""
     evicted_at: list[float] = field(default_factory=list)
-    """When queues took back the place of trials that were training, since one was last scored."""
+    """When a queue did so because it ran out of patience with a trial, since one was last scored."""
     mended: bool = False
     """The request was edited: trials that could not begin are made anew."""
     retry_at: dict[tuple[int, int], float] = field(default_factory=dict)
@@ -141,6 +157,9 @@ class RunState:
     refusal: Hindrance | None = None
     """The API server refused a Job, or the Job controller's pod."""
     refused_at: float = 0.0
+    unready: Hindrance | None = None
+    """Something that trials need is missing: no Job is made."""
+    readiness: Readiness = field(default_factory=Readiness)
     diverged: str = ""
     """Why an accepted edit cannot be landed."""
     diverged_at: float = 0.0
@@ -183,7 +202,7 @@ class RunState:
     @property
     def obstacles(self) -> list[Hindrance]:
         """All that keeps trials from running, what stops the run first."""
-        found = [*([self.refusal] if self.refusal else []), *self.hindrances]
+        found = [*(one for one in (self.refusal, self.unready) if one is not None), *self.hindrances]
         return sorted(found, key=lambda one: not one.stops)
 
     def tick(self, now: float) -> None:

@@ -67,7 +67,10 @@ def _work(cluster: Cluster, settings: OperatorSettings) -> Work:
 
     settings.data_folder.mkdir(parents=True, exist_ok=True)
     repositories = Repositories(
-        settings.data_folder, secrets=_secrets(cluster), served_at=settings.git_base_url.rstrip("/")
+        settings.data_folder,
+        secrets=_secrets(cluster),
+        served_at=settings.git_base_url.rstrip("/"),
+        pushes_per_minute=settings.pushes_per_minute,
     )
     trials = TrialSettings(
         image=settings.trainer_image,
@@ -75,7 +78,8 @@ def _work(cluster: Cluster, settings: OperatorSettings) -> Work:
         image_pull_secrets=settings.trainer_pull_secrets,
         priority_class_name=settings.trainer_priority_class or None,
     )
-    controller = Controller(cluster, repositories, trials, options=Options(status_interval=settings.status_seconds))
+    options = Options(status_interval=settings.status_seconds, nodes_readable=settings.nodes_readable)
+    controller = Controller(cluster, repositories, trials, options=options)
     return Work(controller=controller, keys=repositories.keys)
 
 

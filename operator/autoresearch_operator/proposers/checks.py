@@ -5,7 +5,6 @@ Every check compares with the files before the edit: what the base does already 
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import PurePosixPath
 
 from autoresearch_operator.api.reasons import VerdictReason
 from autoresearch_operator.proposers.edits import fingerprint
+from autoresearch_operator.proposers.frame import split, tree_of
 from autoresearch_operator.proposers.knobs import KnobError, read_knobs
 from autoresearch_operator.proposers.lint import Finding, Kind, findings
 
@@ -116,7 +116,7 @@ def _syntax(path: str, text: str) -> Iterator[Refusal]:
     if not path.endswith(".py"):
         return
     try:
-        ast.parse(text.removeprefix("\ufeff"))
+        tree_of(split(text).frame.removeprefix("\ufeff"))
     except SyntaxError as error:
         message = f"{path}, line {error.lineno}: {error.msg}: mend the syntax"
         yield Refusal(VerdictReason.CHECK_FAILED, "SyntaxError", message)

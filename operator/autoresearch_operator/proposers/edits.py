@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autoresearch_operator.proposers.frame import split
 from autoresearch_operator.proposers.knobs import Knob, KnobError, read_knobs, splice_literals
 from autoresearch_operator.proposers.literals import NotALiteral, literal_value, number, same_value
 from autoresearch_operator.proposers.textmerge import Overlap, merge_text, split_lines
@@ -87,18 +88,34 @@ def fingerprint(files: Mapping[str, str]) -> str:
 @functools.lru_cache(maxsize=64)
 def _file_mark(text: str, is_python: bool) -> str:
     if is_python:
+        parts = split(text)
         try:
-            tree = _Plain().visit(ast.parse(text.removeprefix("\ufeff")))
-            return hashlib.sha256(ast.dump(tree, annotate_fields=False).encode("utf-8", "surrogatepass")).hexdigest()
+            program, settings = _program(parts.frame)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             # Not a program: compared as text, so that two broken files are the same only when they are equal.
             pass
+        else:
+            own = {found.line: found.value for found in parts.numbers}
+            values = [own.get(line, value) for line, value in settings]
+            return hashlib.sha256(f"{program} {values!r}".encode()).hexdigest()
     plain = text.replace("\r\n", "\n").encode("utf-8", "surrogatepass")
     return hashlib.sha256(b"text\0" + plain).hexdigest()
 
 
+@functools.lru_cache(maxsize=16)
+def _program(frame: str) -> tuple[str, tuple[tuple[int, int | float], ...]]:
+    """A hash of all but the numbers of module-level assignments, and these: (line, value), in order."""
+    plain = _Plain()
+    tree = plain.visit(ast.parse(frame.removeprefix("\ufeff")))
+    text = ast.dump(tree, annotate_fields=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), tuple(plain.settings)
+
+
 class _Plain(ast.NodeTransformer):
-    """Takes out what does not change what a program does."""
+    """Takes out what does not change what a program does, and the numbers of module-level assignments."""
+
+    def __init__(self) -> None:
+        self.settings: list[tuple[int, int | float]] = []
 
     def _without_docstring(self, node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> ast.AST:
         match node.body:
@@ -117,11 +134,13 @@ class _Plain(ast.NodeTransformer):
 
     def visit_Module(self, node: ast.Module) -> ast.AST:
         for statement in node.body:
-            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.UnaryOp | ast.BinOp):
+            if isinstance(statement, ast.Assign):
                 try:
-                    statement.value = ast.Constant(number(literal_value(statement.value)))
+                    value = number(literal_value(statement.value))
                 except NotALiteral:
                     continue
+                self.settings.append((statement.lineno, value))
+                statement.value = ast.Name("0", ast.Load())  # which no program has
         return self._without_docstring(node)
 
 

@@ -17,10 +17,11 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from autoresearch_operator.proposers.domains import Domain, guess_domain, parse_search
+from autoresearch_operator.proposers.frame import split, tree_of
 from autoresearch_operator.proposers.literals import (
     KnobValue,
     NotALiteral,
@@ -86,12 +87,50 @@ def is_condition(name: str) -> bool:
 @functools.lru_cache(maxsize=64)
 def read_knobs(source: str, path: str = "train.py") -> KnobSet:
     """The knobs of `source`. Raises KnobError, with a sentence, for text that is no Python or a wrong comment."""
+    parts = split(source)
+    settings, requirements = _read_frame(parts.frame, path)
+    numbers = {found.line: found for found in parts.numbers}
+    knobs: dict[str, Knob] = {}
+    shift, counted = 0, 0
+    for setting in settings:
+        # Every number before this place that is longer than what stands for it in the frame moves the place.
+        while counted < len(parts.numbers) and parts.numbers[counted].line < setting.line:
+            shift += len(parts.numbers[counted].literal) - 1
+            counted += 1
+        found = numbers.get(setting.line)
+        value = setting.value if found is None else found.value
+        literal = setting.literal if found is None else found.literal
+        start = setting.start + shift
+        knobs[setting.name] = Knob(
+            setting.name, value, literal, start, start + len(literal), setting.line,
+            _domain(setting, value, path), setting.comment is not None,
+        )  # fmt: skip
+    return KnobSet(path, knobs, requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """A knob as a frame has it; its value and literal count only where no number was taken out."""
+
+    name: str
+    value: KnobValue
+    literal: str
+    start: int
+    line: int
+    last: int
+    comment: str | None
+    """What the author says about searching it."""
+
+
+@functools.lru_cache(maxsize=16)
+def _read_frame(source: str, path: str) -> tuple[tuple[_Setting, ...], tuple[Requirement, ...]]:
+    """What all texts with one frame share. Raises KnobError."""
     shift = 1 if source.startswith("\ufeff") else 0
     text = source[shift:]
     tree = _parse(text, path)
     lines = _Lines(text)
     bound = Counter(_bound_names(tree.body))
-    knobs: dict[str, Knob] = {}
+    settings: dict[str, _Setting] = {}
     for statement, follower in itertools.zip_longest(tree.body, tree.body[1:]):
         last = statement.end_lineno or statement.lineno
         shares_line = follower is not None and follower.lineno == last
@@ -104,20 +143,22 @@ def read_knobs(source: str, path: str = "train.py") -> KnobSet:
                 )
             continue
         name, node, value = found
-        domain = None if comment or is_condition(name) else guess_domain(value)
-        if comment:
-            try:
-                domain = parse_search(comment["text"], value)
-            except ValueError as error:
-                raise KnobError(f"{path}, line {last}: {name}: {error}") from error
-        if domain is not None:
-            domain = domain.including(value)
         start = lines.offset(node.lineno, node.col_offset)
         end = lines.offset(node.end_lineno or node.lineno, node.end_col_offset or 0)
-        knobs[name] = Knob(
-            name, value, text[start:end], start + shift, end + shift, node.lineno, domain, comment is not None
-        )
-    return KnobSet(path, knobs, tuple(_requirements(lines.own_comments(tree), knobs, path)))
+        asked = comment["text"] if comment else None
+        settings[name] = _Setting(name, value, text[start:end], start + shift, node.lineno, last, asked)
+    requirements = tuple(_requirements(lines.own_comments(tree), settings, path))
+    return tuple(settings.values()), requirements
+
+
+def _domain(setting: _Setting, value: KnobValue, path: str) -> Domain | None:
+    domain = None if setting.comment is not None or is_condition(setting.name) else guess_domain(value)
+    if setting.comment is not None:
+        try:
+            domain = parse_search(setting.comment, value)
+        except ValueError as error:
+            raise KnobError(f"{path}, line {setting.last}: {setting.name}: {error}") from error
+    return None if domain is None else domain.including(value)
 
 
 def splice(source: str, values: Mapping[str, KnobValue], path: str = "train.py") -> str:
@@ -168,7 +209,7 @@ def _knob(source: str, name: str, path: str) -> Knob:
 
 def _parse(text: str, path: str) -> ast.Module:
     try:
-        return ast.parse(text)
+        return tree_of(text)
     except SyntaxError as error:
         raise KnobError(f"{path}, line {error.lineno}: this is not valid Python: {error.msg}") from error
     except (ValueError, RecursionError, MemoryError) as error:
@@ -205,7 +246,7 @@ class _Lines:
         yield from (item for item in found if not any(first < item[0] <= last for first, last in quoted))
 
 
-def _requirements(comments: Iterable[tuple[int, str]], knobs: Mapping[str, Knob], path: str) -> Iterator[Requirement]:
+def _requirements(comments: Iterable[tuple[int, str]], knobs: Collection[str], path: str) -> Iterator[Requirement]:
     for line, comment in comments:
         match = _REQUIRE.match(comment)
         if match is None:

@@ -7,10 +7,13 @@ measurement itself is protected by the gate and the judge, and this check tells 
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+
+from autoresearch_operator.proposers.frame import split, tree_of
 
 
 class Kind(StrEnum):
@@ -59,14 +62,24 @@ def findings(source: str) -> list[Finding]:
 
     A text that is no Python has none.
     """
+    parts = split(source)
+    found = _findings(parts.frame)
+    # Where a number is part of what was found (SEED = 42), it is another finding with another number.
+    if lines := {finding.line for finding in found} & {number.line for number in parts.numbers}:
+        found = _findings(parts.keeping(lines))
+    return list(found)
+
+
+@functools.lru_cache(maxsize=16)
+def _findings(source: str) -> tuple[Finding, ...]:
     try:
-        tree = ast.parse(source.removeprefix("\ufeff"))
+        tree = tree_of(source.removeprefix("\ufeff"))
         linter = _Linter()
         linter.learn(tree)
         linter.visit(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
-    return linter.found
+        return ()
+    return tuple(linter.found)
 
 
 class _Linter(ast.NodeVisitor):

@@ -6,13 +6,10 @@ again by `judge.loader`, which trusts nothing of it; format and operators are do
 `judge.operators`.
 """
 
-import hashlib
 import json
 import math
-import os
 import struct
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -20,10 +17,11 @@ from .export import Exported, OperatorNotAllowed, TraceError, export
 from .judge import graph, tensors
 from .judge.program import Program
 from .judge.refused import OPERATOR_NOT_ALLOWED, Refused
+from .receiver import GRAPH_LENGTH, Receiver
 
 __all__ = ["OperatorNotAllowed", "Receiver", "TraceError", "Traced", "trace", "warm"]
 
-_LENGTHS = struct.Struct("<Q")
+_HEADER_LENGTH = struct.Struct("<Q")
 _DTYPE_NAMES = {dtype: name for name, dtype in tensors.DTYPES.items()}
 
 
@@ -81,7 +79,7 @@ class Traced:
         One tensor at a time is copied to the CPU, so a model of any size takes no more memory than its largest tensor.
         (The library's own writer wants all of them at once; its header, which is written here, is a line of JSON.)
         """
-        stream.write(_LENGTHS.pack(len(self._graph)))
+        stream.write(GRAPH_LENGTH.pack(len(self._graph)))
         stream.write(self._graph)
         header: dict[str, Any] = {}
         position = 0
@@ -97,7 +95,7 @@ class Traced:
             position += length
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        stream.write(_LENGTHS.pack(len(text)))
+        stream.write(_HEADER_LENGTH.pack(len(text)))
         stream.write(text)
         for source in sources:
             tensor = source.read()
@@ -147,66 +145,3 @@ def warm() -> None:
     Starts no thread of its own.
     """
     trace(_Warm(), 1, 4, 8)
-
-
-class Receiver:
-    """Splits the stream of `Traced.write` into the two files of an artifact, in a folder that the sender cannot reach.
-
-    The trusted side. It looks at lengths only; what is in the files is for the judge to check. `close` gives the
-    SHA-256 of the whole stream. A length out of bounds or an end before the last byte is a ValueError with a sentence.
-    """
-
-    def __init__(self, folder: Path, max_bytes: int = 1 << 45) -> None:
-        self._folder = folder
-        self._left = max_bytes
-        self._max_bytes = max_bytes
-        self._digest = hashlib.sha256()
-        self._head = bytearray()
-        self._graph_left: int | None = None
-        self._weights_bytes = 0
-        self._file: BinaryIO | None = None
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Takes the next bytes of the stream."""
-        view = memoryview(data).cast("B")
-        self._left -= len(view)
-        if self._left < 0:
-            raise ValueError(f"The artifact is longer than {self._max_bytes} bytes (limits.artifactBytes).")
-        self._digest.update(view)
-        if self._graph_left is None:
-            take = min(len(view), _LENGTHS.size - len(self._head))
-            self._head += view[:take]
-            view = view[take:]
-            if len(self._head) < _LENGTHS.size:
-                return
-            (self._graph_left,) = _LENGTHS.unpack(self._head)
-            if not 0 < self._graph_left <= graph.MAX_BYTES:
-                raise ValueError(
-                    f"The artifact announces {self._graph_left} bytes of graph.json; the most is {graph.MAX_BYTES}."
-                )
-            self._file = self._open(graph.FILE_NAME)
-        assert self._file is not None  # noqa: S101 - opened when the length was known
-        if self._graph_left:
-            piece = view[: self._graph_left]
-            self._file.write(piece)
-            self._graph_left -= len(piece)
-            view = view[len(piece) :]
-            if self._graph_left:
-                return
-            self._file.close()
-            self._file = self._open(tensors.FILE_NAME)
-        self._file.write(view)
-        self._weights_bytes += len(view)
-
-    def close(self) -> str:
-        """Ends the artifact and gives its SHA-256."""
-        if self._file is not None:
-            self._file.close()
-        if self._graph_left is None or self._graph_left or not self._weights_bytes:
-            raise ValueError("The artifact ended before its weights.")
-        return self._digest.hexdigest()
-
-    def _open(self, name: str) -> BinaryIO:
-        # exclusive and never through a link, as a folder left by an earlier attempt might hold anything
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.fdopen(os.open(self._folder / name, flags, 0o600), "wb")

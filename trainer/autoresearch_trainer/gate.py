@@ -14,13 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import judging, wire
+from . import wire
 from .account import Account
 from .channel import ArtifactTaker, Channel, frame
 from .clock import Clock, wall
 from .data import manifest as manifests
 from .data.shards import TokenSplit, token_bytes
 from .fields import Terms
+from .receiver import Receiver
 from .windows import WindowOrder
 
 _MAX_CURVE_POINTS = 512
@@ -143,7 +144,7 @@ class Gate:
         if self._artifact_begun:
             return None
         self._artifact_begun = True
-        return judging.ArtifactFiles(self._artifact_dir)
+        return Receiver(self._artifact_dir)
 
     def artifact_done(self, sha256: str) -> None:
         """See `channel.Owner`."""

@@ -1,11 +1,9 @@
-"""The trusted side of the judge: takes the artifact in, starts a confined judge process, reads its answer."""
+"""The trusted side of the judge: starts a confined judge process, reads its answer."""
 
-import hashlib
 import json
 import os
 import select
 import signal
-import struct
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,50 +22,6 @@ from .sandbox import confine, kernel
 JUDGE_SECONDS = 600.0
 """Wall seconds the judge may take: scoring is bounded by evalTokens, but a graph may be built to be slow."""
 _MAX_ANSWER_BYTES = 1 << 16
-_MAX_GRAPH_BYTES = 64 << 20
-_GRAPH_LENGTH = struct.Struct("<Q")
-
-
-class ArtifactFiles:
-    """Splits the stream of an artifact (see `artifact.Traced.write`) into the two files that only the judge will read.
-
-    Only the length in front is looked at here; everything else is the judge's to check.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._digest = hashlib.sha256()
-        self._length = bytearray()
-        self._graph_left = 0
-        self._graph = (folder / "graph.json").open("wb")
-        self._weights = (folder / "weights.safetensors").open("wb")
-        self._weights_bytes = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._digest.update(data)
-        rest = memoryview(data)
-        if len(self._length) < _GRAPH_LENGTH.size:
-            missing = _GRAPH_LENGTH.size - len(self._length)
-            self._length += rest[:missing]
-            rest = rest[missing:]
-            if len(self._length) < _GRAPH_LENGTH.size:
-                return
-            (self._graph_left,) = _GRAPH_LENGTH.unpack(self._length)
-            if self._graph_left > _MAX_GRAPH_BYTES:
-                raise ValueError(
-                    f"graph.json is announced with {self._graph_left} bytes; {_MAX_GRAPH_BYTES} are accepted."
-                )
-        head, rest = rest[: self._graph_left], rest[self._graph_left :]
-        self._graph.write(head)
-        self._graph_left -= len(head)
-        self._weights.write(rest)
-        self._weights_bytes += len(rest)
-
-    def close(self) -> str:
-        self._graph.close()
-        self._weights.close()
-        if len(self._length) < _GRAPH_LENGTH.size or self._graph_left or not self._weights_bytes:
-            raise ValueError("The artifact ended before graph.json and the weights were complete.")
-        return self._digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -112,12 +112,12 @@ class StandaloneGate:
 
     def submit(self, model: "torch.nn.Module") -> dict[str, Any] | None:
         from . import judge
-        from .judging import ArtifactFiles
+        from .receiver import Receiver
 
         if self._traced_model is not model:
             self.trace(model)
         with tempfile.TemporaryDirectory(prefix="autoresearch-") as folder:
-            files = ArtifactFiles(Path(folder))
+            files = Receiver(Path(folder))
             self._traced.write(files)
             files.close()
             return judge.score_artifact(

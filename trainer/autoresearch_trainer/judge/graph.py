@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..receiver import GRAPH_FILE, MAX_GRAPH_BYTES
 from . import strictjson
 from .files import open_regular, read
 from .operators import MAX_RESULTS, Operator, argument, forbidden_use, lookup
@@ -24,9 +25,7 @@ from .strictjson import items, only, whole
 from .tensors import MAX_TENSORS, NAME
 
 VERSION = 1
-FILE_NAME = "graph.json"
-MAX_BYTES = 8 << 20
-"""A GPT of 100 layers takes about 1 MB."""
+FILE_NAME, MAX_BYTES = GRAPH_FILE, MAX_GRAPH_BYTES
 MAX_NODES = 50_000
 KINDS = ("parameter", "buffer", "constant")
 _OPERATOR_NAME = re.compile(r".{1,200}", re.DOTALL)

@@ -1,6 +1,7 @@
 """A checked graph made ready to run: first on tensors without data, to learn every size, then for real."""
 
 import contextlib
+import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 
+from . import lightly
 from .graph import Graph, Node
 from .operators import Ref, result_count
 from .refused import (
@@ -56,7 +58,15 @@ class Program:
         self._steps = tuple(self._prepare())
         self.deadline: float | None = None
         """time.monotonic() after which a run raises Refused (Timeout)."""
-        self.peak_bytes = self._plan(memory_bytes)
+        try:
+            with lightly.without_compiler():
+                self.peak_bytes = self._plan(memory_bytes)
+        except Refused:
+            if lightly.compiler_loaded():
+                raise
+            # Refusals are rare; that one is not owed to the stand-in is worth the seconds that the compiler takes.
+            importlib.import_module("torch._dynamo")
+            self.peak_bytes = self._plan(memory_bytes)
 
     @property
     def parameters(self) -> int:
@@ -133,7 +143,7 @@ class Program:
         with torch.no_grad():
             tokens = torch.empty(graph.batch, graph.seq_len, dtype=torch.int64, device="meta")
             weights = [torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for tensor in self._tensors]
-            meter = _Meter(memory_bytes)
+            meter = _Meter(memory_bytes, CUDA_OUT_OF_MEMORY if self.device.type == "cuda" else HOST_OUT_OF_MEMORY)
             for number, tensor in enumerate((tokens, *weights)):
                 meter.add(number, tensor, "weights")
             output = self._run(tokens, weights, meter.execute)
@@ -155,8 +165,9 @@ class Program:
 class _Meter:
     """Runs steps on tensors without data and counts the storage that is alive; views share their base's."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, reason: str) -> None:
         self._limit = memory_bytes
+        self._reason = reason
         self._storage_of: dict[int, int] = {}
         self._users: dict[int, int] = {}
         self._bytes: dict[int, int] = {}
@@ -180,7 +191,7 @@ class _Meter:
         self.peak = max(self.peak, self._live)
         if self._live > self._limit:
             raise Refused(
-                HOST_OUT_OF_MEMORY,
+                self._reason,
                 "Judge",
                 f"{where}: the model's values take {self._live >> 20} MiB at once; the most is "
                 f"{self._limit >> 20} MiB.",

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from ..receiver import WEIGHTS_FILE
 from . import strictjson
 from .files import open_regular, read, read_into
 from .refused import malformed, quoted
 
-FILE_NAME = "weights.safetensors"
+FILE_NAME = WEIGHTS_FILE
 MAX_HEADER_BYTES = 8 << 20
 MAX_TENSORS = 1 << 16
 MAX_DIMENSIONS = 12

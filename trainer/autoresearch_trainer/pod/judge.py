@@ -3,10 +3,8 @@
 No candidate code runs here. The model is data, and is read in a process of its own behind walls (judging.py).
 """
 
-import hashlib
 import os
 import signal
-import struct
 import sys
 import time
 from pathlib import Path
@@ -15,6 +13,7 @@ from .. import hardware, judging
 from ..clock import wall
 from ..data.errors import DataError
 from ..fields import SpecError
+from ..receiver import stream_sha256
 from ..result import LOST, TrialResult, encode
 from . import draft as drafts
 from . import spec as specs
@@ -72,22 +71,11 @@ def _await_draft(places: Places) -> Draft:
 
 
 def _judge(terms: specs.PodTerms, places: Places, result: TrialResult) -> None:
-    found = artifact_sha256(places.artifact)
+    found = stream_sha256(places.artifact)
     if found != result.artifact_sha256:
         result.lose("Artifact", "The artifact on disk is not the one that the gate took in: its SHA-256 differs.")
         return
     judging.conclude(result, terms, data_dir(), places.artifact, lambda: None)
-
-
-def artifact_sha256(folder: Path) -> str:
-    """SHA-256 of the stream that `judging.ArtifactFiles` wrote as two files: length, graph.json, weights."""
-    graph = folder / "graph.json"
-    digest = hashlib.sha256(struct.pack("<Q", graph.stat().st_size))
-    for path in (graph, folder / "weights.safetensors"):
-        with path.open("rb") as stream:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-    return digest.hexdigest()
 
 
 def _write(path: Path, result: TrialResult) -> int:

@@ -65,6 +65,7 @@ def environment(terms: Terms, temporary: Path, visible_device: str | None) -> di
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "PYTORCH_ALLOC_CONF": "expandable_segments:True",
         "AUTORESEARCH_DEVICE": terms.device.partition(":")[0],
         "AUTORESEARCH_EVALUATION": terms.evaluation,

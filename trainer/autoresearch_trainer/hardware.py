@@ -16,15 +16,32 @@ from typing import Any
 _ASK_TORCH = "import torch; print(torch.cuda.get_device_name(0) if torch.cuda.is_available() else '')"
 
 
+GPU_USED_BYTES = 1 << 30
+"""More than this in use before the candidate starts means that somebody else is on the GPU: a driver's own share and
+an idle context stay below it."""
+GPU_SAMPLE_SECONDS = 0.25
+
+
 class GPUs:
     """The GPUs of this container; empty where there is no driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, visible: str | None = None) -> None:
+        """visible: only these, named as in CUDA_VISIBLE_DEVICES (numbers in the driver's order, or UUIDs)."""
         self._nvml = _nvml()
-        self._handles: list[Any] = [] if self._nvml is None else list(_handles(self._nvml))
+        self._handles: list[Any] = []
+        if self._nvml is not None:
+            self._handles = list(_handles(self._nvml) if visible is None else _named(self._nvml, visible))
 
     def __len__(self) -> int:
         return len(self._handles)
+
+    def close(self) -> None:
+        """Forgets the driver. A process that is forked afterwards can ask it anew; with what it inherited it could
+        not."""
+        if self._nvml is not None:
+            with suppress(self._nvml.NVMLError):
+                self._nvml.nvmlShutdown()
+        self._nvml, self._handles = None, []
 
     def used_bytes(self) -> list[int]:
         """Memory in use on each GPU, by whatever process; as nvidia-smi shows it."""
@@ -70,6 +87,21 @@ def _handles(nvml: ModuleType) -> Any:
         for part in range(nvml.nvmlDeviceGetMaxMigDeviceCount(device)):
             with suppress(nvml.NVMLError):  # a place that holds no part, or another container's
                 yield nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, part)
+
+
+def _named(nvml: ModuleType, visible: str) -> Any:
+    for name in filter(None, (part.strip() for part in visible.split(","))):
+        with suppress(nvml.NVMLError):
+            by_number = nvml.nvmlDeviceGetHandleByIndex
+            yield by_number(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+
+
+def used_by_others(gpus: GPUs) -> str | None:
+    """A sentence when somebody else is on one of gpus; to be asked before the candidate starts."""
+    for number, used in enumerate(gpus.used_bytes()):
+        if used > GPU_USED_BYTES:
+            return f"{used >> 20} MiB of GPU {number} were in use before the candidate started: somebody shares it."
+    return None
 
 
 def _text(value: str | bytes) -> str:

@@ -14,11 +14,12 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from . import classify, judging, preparation
+from . import candidate, classify, hardware, judging, preparation
 from .attend import Hears, attend
 from .clock import TreeClock, members, wall
 from .data.errors import DataError
 from .gate import Gate
+from .kernelkills import oom_kills, out_of_memory
 from .outputlog import OutputLog
 from .referee import Referee
 from .result import LOST, Isolation, TrialResult, encode, write_durably
@@ -35,10 +36,14 @@ class _Stopped(Exception):
     """The operator, or its end, asked for the trial to end now."""
 
 
+class _Shared(Exception):
+    """Somebody else is on the trial's GPU; str() is a sentence."""
+
+
 class Supervisor:
     """Carries out one trial; `run` is called once."""
 
-    def __init__(self, spec: TrialSpec, control: socket.socket, hardware: dict[str, str]) -> None:
+    def __init__(self, spec: TrialSpec, control: socket.socket, about: dict[str, str]) -> None:
         self._spec = spec
         self._control = control
         self._began = wall()
@@ -48,10 +53,12 @@ class Supervisor:
             split=spec.split,
             seed=spec.seed,
             self_reported=spec.self_reported,
-            hardware=hardware,
+            hardware=about,
         )
         self._tree: TrialTree | None = None
         self._main = 0
+        self._gpus: hardware.GPUs | None = None
+        self._vram = 0
 
     def run(self) -> dict[str, Any]:
         """Carries the trial out, writes workDir/result.json and returns the document."""
@@ -59,6 +66,8 @@ class Supervisor:
             self._carry_out()
         except _Stopped:
             self._result.lose("Stopped", "The trial was stopped before it had a result.")
+        except _Shared as error:
+            self._result.lose("GPUShared", str(error))
         except preparation.SourceError as error:
             self._result.fail(classify.Failure("Crashed", "Source", str(error)))
         except DataError as error:
@@ -81,11 +90,12 @@ class Supervisor:
         self._result.reference_seconds = preparation.reference_seconds(spec.threads)
         ours, theirs = socket.socketpair()
         output_read, output_write = os.pipe()
-        began = wall()
         self._tree = TrialTree(spec, self._folders, theirs, output_write)
         theirs.close()
         os.close(output_write)
-        # Only now: what is opened before the fork would be mapped in the candidate too.
+        # Only now: what is opened before the fork would be mapped in the candidate too, and its own questions to the
+        # driver would go astray.
+        self._look_at_gpu()
         tree_clock = TreeClock(self._tree.root)
         gate = Gate(
             [ours],
@@ -95,15 +105,34 @@ class Supervisor:
             tree_clock,
             shown_data_dir=spec.data_dir if spec.self_reported else None,
         )
-        referee = Referee(spec, gate, tree_clock, began)
+        referee = Referee(spec, gate, tree_clock, wall())
         watch = Watch(self._tree.root, tree_clock, spec.limits, [self._folders.run_dir, self._folders.temporary])
+        kills_before = oom_kills() or 0
+        self._tree.go()
         with OutputLog((spec.work_dir / _OUTPUT_FILE).open("wb", buffering=0), spec.limits.stdout_bytes) as log:
             self._supervise(self._tree, gate, watch, tree_clock, referee, log, output_read)
             referee.record(self._result)
             self._result.peak_memory_bytes = watch.peak_memory_bytes or None
+            self._result.peak_vram_bytes = self._vram or self._result.peak_vram_bytes
+            if _killed(referee) and (oom_kills() or 0) > kills_before:
+                text = out_of_memory(watch.peak_memory_bytes, spec.limits.memory_bytes)
+                referee.forced = classify.Failure("HostOutOfMemory", "OOMKilled", text)
             to_judge = referee.conclude(self._result, log.tail(), log.reported_score())
+        if self._gpus is not None:
+            self._gpus.close()  # before the judge is forked
         if to_judge:
             judging.conclude(self._result, spec, spec.data_dir, self._folders.artifact, self._stopped)
+
+    def _look_at_gpu(self) -> None:
+        """Says what the trial's GPU is. Raises _Shared when somebody else is on it."""
+        if not self._spec.device.startswith("cuda"):
+            return
+        name = candidate.visible_device(self._spec.device, os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        self._gpus = hardware.GPUs(name)
+        self._result.hardware = hardware.describe(self._spec.device, self._gpus)
+        shared = hardware.used_by_others(self._gpus)
+        if shared:
+            raise _Shared(shared)
 
     def _supervise(
         self,
@@ -117,16 +146,19 @@ class Supervisor:
     ) -> None:
         """Serves, listens and watches until the candidate has ended or has to be ended."""
         os.set_blocking(output, False)
-        next_progress = wall() + PROGRESS_SECONDS
+        next_progress, next_sample = wall() + PROGRESS_SECONDS, wall()
 
         def look(now: float) -> None:
-            nonlocal next_progress
+            nonlocal next_progress, next_sample
             self._find_main(tree.root, tree_clock)
             excess = watch.poll()
             if excess:
                 referee.forced = classify.Failure(excess.reason, excess.detail, excess.message)
                 return
             referee.look(now)
+            if self._gpus is not None and now >= next_sample:
+                next_sample = now + hardware.GPU_SAMPLE_SECONDS
+                self._vram = max(self._vram, *self._gpus.used_bytes(), 0)
             if now >= next_progress:
                 next_progress = now + PROGRESS_SECONDS
                 self._report_progress(gate)
@@ -190,17 +222,22 @@ class Supervisor:
             raise _Stopped
 
 
+def _killed(referee: Referee) -> bool:
+    """Whether the candidate ended by a SIGKILL that nobody here sent."""
+    return referee.forced is None and referee.ending is not None and referee.ending.signal == signal.SIGKILL
+
+
 def _has_input(descriptor: int) -> bool:
     return bool(select.select([descriptor], [], [], 0)[0])
 
 
-def run_forked(spec: TrialSpec, control: socket.socket, hardware: dict[str, str]) -> int:
+def run_forked(spec: TrialSpec, control: socket.socket, about: dict[str, str]) -> int:
     """The supervisor's process from its fork to its exit code; events go to control, one JSON object a line."""
     began = time.monotonic()
     if spec.cpus is not None:
         os.sched_setaffinity(0, spec.cpus)
     _send(control, {"event": "started", "name": spec.name, "pid": os.getpid()})
-    supervisor = Supervisor(spec, control, hardware)
+    supervisor = Supervisor(spec, control, about)
     try:
         document = supervisor.run()
     except OSError as error:

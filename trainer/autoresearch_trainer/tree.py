@@ -42,10 +42,13 @@ class TrialTree:
         self.root: int = told["pid"]
         """The launcher; 0 once the tree has ended."""
         self._kind: str = told["tree"]
-        ours.sendall(b"g")
         ours.setblocking(False)
         self.connection = ours
         """Where the launcher's JSON lines arrive."""
+
+    def go(self) -> None:
+        """Lets the launcher start the candidate; until then it waits."""
+        self.connection.send(b"g")
 
     def end(self) -> None:
         """Kills whatever is left of the tree and returns when it is gone."""

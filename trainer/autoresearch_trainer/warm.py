@@ -46,6 +46,8 @@ _FIXED_VARIABLES = {
     # Two runs with one seed are to be equal bit for bit, sets of strings included.
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
+    # The driver's numbering is CUDA's too: what is measured on GPU 1 is then what runs on GPU 1.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     # CPU code paths of this process must not ask for the driver.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
 }
@@ -106,16 +108,7 @@ def _preload() -> None:
 def _hardware() -> dict[str, str]:
     import torch
 
-    return {"product": _product(), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _product() -> str:
-    """The first GPU's name as its driver's files give it, else the processor's; asks no driver, which would be CUDA."""
-    for card in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        for line in card.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
-    return hardware.processor()
+    return {"product": hardware.processor(), "torch": torch.__version__, "python": platform.python_version()}
 
 
 class Warm:

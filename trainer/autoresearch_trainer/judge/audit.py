@@ -30,8 +30,8 @@ from .rows import Rows, ScoredRows
 
 TOLERANCE = {"cpu": 0.0, "cuda": 0.0}
 """Largest difference of a logit that counts as none, by class of device. A kernel chosen by shape alone adds in one
-order whatever the numbers are, so equal inputs in an equal place give equal bits; kernels with atomic additions, which
-would need a tolerance, have no place in a forward pass of the allowed operators."""
+order whatever the numbers are, so equal inputs in an equal place give equal bits, in float32 and bfloat16 alike;
+kernels with atomic additions would need a tolerance, and are told to add in order (`score.settle`)."""
 
 CUTS_PER_START = 4
 """Most pairs at one document start: few starts in the rows shall not take half of all cuts to themselves."""

@@ -63,6 +63,7 @@ def score_artifact(
     manifest = manifests.load(data_dir)
     rows = read_rows(data_dir, split, eval_tokens, random)
     place = torch.device(device)
+    settle(place)
     try:
         program = load(
             artifact_dir,
@@ -84,6 +85,22 @@ def score_artifact(
         return refusal.as_json()
     except MemoryError:
         return Refused(HOST_OUT_OF_MEMORY, "Judge", "Out of memory while scoring.").as_json()
+
+
+def settle(device: torch.device) -> None:
+    """Has a GPU give equal bits for equal inputs, as a CPU does: the audit compares bits.
+
+    Sums that meet by atomic additions (index_add, scatter_add, cumsum) are put in order, cuBLAS gets workspaces of one
+    size, and convolutions keep their float32. An operator that has no such form warns and may round differently, which
+    can cost its candidate the audit, never win it a score.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS is first used
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def device_memory(device: torch.device, host_bytes: int) -> int:

@@ -19,6 +19,7 @@ from typing import NoReturn
 from .. import hardware, preparation
 from ..clock import TreeClock, wall
 from ..fields import SpecError
+from ..kernelkills import oom_kills, out_of_memory
 from ..outputlog import OutputLog
 from ..sandbox import kernel
 from ..watch import POLL_SECONDS, Watch
@@ -33,9 +34,6 @@ CONNECT_SECONDS = 60.0
 GO_SECONDS = 30.0
 TERM_SECONDS = 0.3
 """Between SIGTERM and SIGKILL. Nothing that comes after the gate's order counts any more."""
-GPU_USED_BYTES = 1 << 30
-"""More than this in use before the candidate starts means that somebody else is on the GPU."""
-GPU_SAMPLE_SECONDS = 0.25
 _TOLD_TAIL_CHARACTERS = 1 << 14
 
 
@@ -164,6 +162,7 @@ class _Launcher:
         clock = TreeClock(os.getpid())
         clock.watch_main(ranks.pids[0])
         watch = Watch(os.getpid(), clock, terms.limits, [self._run_dir, self._temporary])
+        kills_before = oom_kills() or 0
         vram, next_look, next_sample = 0, wall(), wall()
         stream = open(1, "wb", buffering=0, closefd=False)  # noqa: SIM115 - closed by the log
         with OutputLog(stream, terms.limits.stdout_bytes) as log:
@@ -185,10 +184,13 @@ class _Launcher:
                     next_look = now + POLL_SECONDS
                     self._look(watch)
                 if gpus is not None and now >= next_sample:
-                    next_sample = now + GPU_SAMPLE_SECONDS
+                    next_sample = now + hardware.GPU_SAMPLE_SECONDS
                     vram = max(vram, *gpus.used_bytes(), 0)
             self._end(ranks, log)
             code, number = ranks.ending()
+            if number == signal.SIGKILL and not self._end_asked and (oom_kills() or 0) > kills_before:
+                text = out_of_memory(watch.peak_memory_bytes, terms.limits.memory_bytes)
+                self._link.send({"excess": {"reason": "HostOutOfMemory", "detail": "OOMKilled", "message": text}})
             report = {
                 "code": code,
                 "signal": number,
@@ -238,7 +240,6 @@ def _check_gpus(gpus: hardware.GPUs, wanted: int) -> None:
     """Raises _Refused when GPUs are missing or somebody else is on one. Without NVML nothing can be said."""
     if len(gpus) and len(gpus) < wanted:
         raise _Refused("GPUMissing", f"{len(gpus)} GPUs are visible in the container; the trial has {wanted}.")
-    for number, used in enumerate(gpus.used_bytes()):
-        if used > GPU_USED_BYTES:
-            text = f"{used >> 20} MiB of GPU {number} were in use before the candidate started: somebody shares it."
-            raise _Refused("GPUShared", text)
+    shared = hardware.used_by_others(gpus)
+    if shared:
+        raise _Refused("GPUShared", shared)

@@ -324,7 +324,7 @@ def test_runs_outlive_the_operator_and_go_on_when_limits_are_raised(done: Done) 
     assert any(lab.volume.iterdir())
     lab.install()
     # A pass over both runs: nothing is measured again, and what is finished stays finished.
-    lab.api.wait(lambda: lab.log().count("first") and True, "the operator to look at the run", timeout_seconds=60)
+    lab.api.wait(lambda: "at work after" in lab.log(), "the operator to look at both runs", timeout_seconds=60)
     time.sleep(5)
     assert lab.kubectl("get", "jobs", "-o", "name") == ""
     for name, (run, experiments) in before.items():

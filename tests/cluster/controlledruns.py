@@ -50,7 +50,10 @@ def request(namespace: str, name: str = "first", **spec: Any) -> dict[str, Any]:
 class OperatorProcess:
     """`autoresearch operator`, started, killed and started again on the same volume."""
 
-    def __init__(self, cluster: Cluster, namespace: str, folder: Path, *, name: str = "operator") -> None:
+    def __init__(
+        self, cluster: Cluster, namespace: str, folder: Path, *, name: str = "operator", **variables: str
+    ) -> None:
+        """`variables`: more of the operator's environment."""
         self.volume = folder / f"{name}-volume"
         self.log = folder / f"{name}.log"
         self._environment = {
@@ -67,6 +70,7 @@ class OperatorProcess:
             "AUTORESEARCH_HTTP_PORT": "0",
             "AUTORESEARCH_GIT_PORT": "0",
             "AUTORESEARCH_LOG_FORMAT": "text",
+            **variables,
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.kills = 0

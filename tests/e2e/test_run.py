@@ -294,6 +294,8 @@ def test_no_secret_is_anywhere(done: Done) -> None:
     for path in sorted(lab.volume.rglob("*")):
         if path.is_file():
             places[f"file {path.relative_to(lab.volume)}"] = path.read_bytes().decode("latin-1")
+    # What was looked at is there: three repositories with objects, and the words of many pods.
+    assert len([place for place, text in places.items() if place.startswith("git objects") and text]) == 3
     assert len(places["trial pods and their logs"]) > 10_000
     plain = [form for value in (PASSWORD, UNUSED) for form in (value, f"me:{value}")]
     marks = plain + [base64.b64encode(form.encode()).decode() for form in plain]

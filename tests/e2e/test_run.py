@@ -75,7 +75,7 @@ def lab(
     trainer_image: Image,
     server: GitServer,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Lab:
+) -> Iterator[Lab]:
     """The operator, installed and ready, in a namespace that enforces the restricted level."""
     if not tools.is_built("helm"):
         try:
@@ -97,7 +97,9 @@ def lab(
     lab.kubectl("create", "configmap", "lab-ca", f"--from-file=ca.crt={server.ca}", check=True)
     said = lab.install()
     assert "autoresearch/" in said and "git clone" in said
-    return lab
+    yield lab
+    # What is left of its runs must not take the node's time from other tests.
+    real_node.plane.delete_namespace(namespace)
 
 
 def parts(operator: Image, trainer: Image) -> Iterator[tuple[str, Image]]:

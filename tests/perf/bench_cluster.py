@@ -5,8 +5,8 @@ one      64 GPUs, 1,000 experiments, one run: memory, CPU seconds a trial, write
 many     50 runs of 4 slots each: the same.
 
 Nodes and trials are simulated; API server, scheduler, controllers, git and the operator's process are real. `--short`
-makes it a tenth, for CI. Exits with 1 when a bar is missed; bars on seconds count only with `--strict`, on a machine at
-rest.
+makes it a tenth, for CI. Exits with 1 when a bar is missed; bars on seconds, and the strict one on CPU time, count
+only with `--strict`, on a machine at rest.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from operatorbench import Lab, Processor, Sampler, lab, memory_mib, moment, quan
 
 RSS_MIB = 200.0
 CPU_MS_A_TRIAL = 25.0
+"""A quarter of a core at ten trial ends a second."""
+CPU_MS_ON_A_BUSY_MACHINE = 150.0
+"""A CPU second is worth a half to a third beside busy neighbours; what this bar finds is a program gone wrong."""
 WRITES_AN_IDEA = 6.0
 ETCD_BYTES = 8192.0
 OPERATOR_P50_MS, OPERATOR_P99_MS = 300.0, 1000.0
@@ -62,15 +65,18 @@ def requests_of(lab: Lab, mark: int) -> Counter[tuple[str, str]]:
 def load(gpus: int, runs: int, slots: int, experiments: int, seconds: float) -> dict[str, Any]:
     """One shape of load: `runs` of `slots` each, `experiments` in each run."""
     with lab(gpus, seconds) as one:
-        mark, cpu, began = one.plane.audit_size(), Processor.of(one.pid), time.monotonic()
+        mark = one.plane.audit_size()
         empty = {kind: stored(one.plane, "", kind).bytes for kind in ("configmaps", "jobs", "pods")}
         with Sampler(one.pid) as memory:
             for number in range(runs):
                 one.apply(f"r{number}", spec(experiments, slots))
+            # The first tenth is warming up: modules that the first proposal needs, the baselines.
+            one.trainer.wait_for(runs * (BASELINE_TRIALS + experiments // 10), 120 + 2.0 * runs * experiments)
+            cpu, began, before = Processor.of(one.pid), time.monotonic(), len(one.trainer.ended)
             one.wait_complete(60 + 4.0 * runs * experiments)
         took, spent = time.monotonic() - began, Processor.of(one.pid) - cpu
         time.sleep(3)  # the garbage collector's, and the audit log's
-        trials, ideas = len(one.trainer.ended), runs * experiments
+        trials, ideas = len(one.trainer.ended) - before, runs * experiments
         asked = requests_of(one, mark)
         kinds = ("experiments", "experiments/status", "configmaps", "jobs")
         writes = {
@@ -152,7 +158,7 @@ def missed(name: str, figures: dict[str, Any], strict: bool) -> list[str]:
             "rss_mib_max": RSS_MIB,
             "writes_per_rejected_idea": WRITES_AN_IDEA,
             "etcd_bytes_per_experiment": ETCD_BYTES,
-            "cpu_ms_per_trial_end": CPU_MS_A_TRIAL,
+            "cpu_ms_per_trial_end": CPU_MS_A_TRIAL if strict else CPU_MS_ON_A_BUSY_MACHINE,
         }
     return [f"{name}: {what} is {figures[what]}, at most {bar:g}" for what, bar in bars.items() if figures[what] > bar]
 

@@ -106,7 +106,10 @@ def lab(gpus: int, seconds: float) -> Iterator[Lab]:
                 if time.monotonic() > until:
                     raise SystemExit(operator.log.read_text()[-2000:])
                 time.sleep(0.05)
-            yield found
+            try:
+                yield found
+            except AssertionError as error:
+                raise SystemExit(f"{error}\n{operator.log.read_text()[-4000:]}") from None
 
 
 class Sampler:

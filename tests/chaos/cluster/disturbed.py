@@ -13,8 +13,8 @@ from gitservers import GitServer
 from runrepositories import Store, secret
 
 SCRIPT = """\
-WIDTH = 64  # search: 16..256
-DEPTH = 4  # search: 1..8
+WIDTH = 64  # search: int 16..256
+DEPTH = 4  # search: int 1..8
 LR = 0.1  # search: log 0.001..1
 DECAY = 0.01  # search: log 0.0001..0.5
 """
@@ -30,7 +30,7 @@ class Operator(OperatorProcess):
         self._environment |= {
             "AUTORESEARCH_LEASE_NAMESPACE": OPERATORS,
             "AUTORESEARCH_LEASE_NAME": f"{name}-{namespace}",
-            "AUTORESEARCH_LEASE_SECONDS": "3",
+            "AUTORESEARCH_LEASE_SECONDS": "5",
             "AUTORESEARCH_PUSHES_PER_MINUTE": "600",
             "AUTORESEARCH_RESYNC_SECONDS": "10",
         } | {f"AUTORESEARCH_{key.upper()}": value for key, value in own.items()}

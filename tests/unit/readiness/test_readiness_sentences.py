@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from autoresearch_operator.api.reasons import ExperimentKind
 from autoresearch_operator.api.run import ResearchRun
 from autoresearch_operator.cluster.controller import parsed
 from autoresearch_operator.cluster.readiness import claim_sentence, claim_warning, matching, node_sentence
 from autoresearch_operator.manifests.job import trial_job
 from autoresearch_operator.manifests.settings import TrialSettings
-from autoresearch_operator.research.records import ExperimentKind, ExperimentRecord, Purpose, TrialKey, TrialStart
+from autoresearch_operator.research.records import ExperimentRecord, Purpose, TrialKey, TrialStart
 
 PREPARE = "autoresearch prepare --claim climbmix --apply"
 

@@ -12,3 +12,5 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         build_for(session, "kubernetes", "etcd", "kwok")
     if any("tests/cluster/test_chart" in item.nodeid for item in session.items):
         build_for(session, "helm", "kubeconform")
+    if any("tests/cluster/test_kueue" in item.nodeid for item in session.items):
+        build_for(session, "kueue")

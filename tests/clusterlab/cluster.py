@@ -177,7 +177,7 @@ class Cluster:
 
     def _established(self, name: str) -> bool:
         crd = self.api.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
-        conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions", [])}
+        conditions = {c["type"]: c["status"] for c in crd.get("status", {}).get("conditions") or ()}
         if conditions.get("Established") != "True":
             return False
         # Established comes a moment before the handler serves the path.

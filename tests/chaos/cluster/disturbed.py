@@ -96,13 +96,16 @@ class Disturbed:
     def over(self) -> bool:
         return bool(self.run.condition("Complete") or self.run.condition("Failed"))
 
-    def check(self, seconds: float = 240) -> None:
-        """Waits for the run's end, and compares every copy of the result with what was to come out."""
+    def check(self, seconds: float = 240, *, volume: Path | None = None) -> None:
+        """Waits for the run's end, and compares every copy of the result with what was to come out.
+
+        `volume`: where the ledger is read, default the operator's; a new folder takes it from the git server.
+        """
         self.run.wait_complete(seconds)
         if self.server is not None:
             self.run.wait(lambda: self.server_head() == self.expected[1], "the branch on the server", 60)
         self.operator.stop()
-        assert self.found(self.operator.volume) == self.expected
+        assert self.found(volume or self.operator.volume) == self.expected
         assert any(verdict[2] == "Accepted" for verdict in self.expected[0][1:]), "nothing landed: no test of a branch"
         said = {item["spec"]["number"]: item["status"].get("verdict") for item in self.run.items("experiments")}
         assert said == {number: verdict for number, _, verdict, *_ in self.expected[0]}

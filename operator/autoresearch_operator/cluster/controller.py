@@ -193,17 +193,17 @@ class Controller:
             if not task.done():
                 return now + PUBLISH_LOOK
             state.publishing, state.published = None, task.result()
-            state.publish_after = now + (state.published.retry_after or 0.0)
-            if not state.published.ok:
-                state.publish_wanted = True
-        if state.publish_wanted and now >= state.publish_after:
+            pause = state.published.retry_after
+            state.publish_at = None if pause is None else now + pause
+            # What is saved after a success is offered at once, and the publisher knows the pace; a server that did not
+            # take a push is left alone for as long as it said.
+            state.publish_after = now if state.published.ok else now + (pause or 0.0)
+        due = state.publish_after if state.publish_wanted else state.publish_at
+        if due is not None and now >= due:
             state.publish_wanted = False
             state.publishing = asyncio.create_task(asyncio.to_thread(state.repository.publish, now))
             return now + PUBLISH_LOOK
-        if state.published is not None and state.published.retry_after is not None:
-            state.publish_wanted = True
-            return state.publish_after
-        return state.publish_after if state.publish_wanted else None
+        return due
 
     # Status --------------------------------------------------------------------------------------------------------
 

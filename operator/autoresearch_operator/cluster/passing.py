@@ -258,6 +258,7 @@ class Pass:
                 self.look_by(when)
         if not due:
             return
+        await asyncio.to_thread(thinking.check_current, state)
         missing = await readiness.check(self._cluster, state, due[0], self._settings, self._options, self._now)
         if missing is not None:
             self.look_by(missing)

@@ -121,6 +121,11 @@ class RunRepository:
         with self._guard:
             return self._load()
 
+    def is_current(self) -> bool:
+        """Whether the ledger is where this object left it; False once somebody else has written it."""
+        with self._guard:
+            return self.repository.resolve_or_none(self.ledger_ref) == self._ledger.tip
+
     def _load(self) -> Loaded:
         if self.repository.resolve_or_none(self.ledger_ref) != self._ledger.tip:
             self._ledger.reload()

@@ -179,6 +179,9 @@ class RunState:
     published: PublishState | None = None
     publish_wanted: bool = True
     publish_after: float = 0.0
+    """What was saved is not offered to the git server before, seconds since the epoch."""
+    publish_at: float | None = None
+    """When the publisher wants to be asked again although nothing was saved."""
 
     status: Mapping[str, Any] | None = None
     """The run's status as last written; None: as in `body`."""

@@ -153,6 +153,16 @@ def save(state: RunState) -> None:
         raise LedgerMoved(trouble)
 
 
+def check_current(state: RunState) -> None:
+    """To be asked before trials are started on the strength of what is known.
+
+    Raises:
+        LedgerMoved: another operator wrote the ledger meanwhile; a trial that it ended would be measured again.
+    """
+    if not state.repository.is_current():
+        raise LedgerMoved("another operator works on this volume")
+
+
 def make_candidates(state: RunState, wanted: Sequence[CandidateWanted], objects: Mapping[int, Object]) -> int:
     """Makes and records candidates, and gives their number; none when every proposer is exhausted.
 

@@ -128,6 +128,9 @@ class MemoryRepository:
             volume.branch += [experiments[number].landed_commit or "" for number in landed]
         return Saved(Outcome.PUSHED, "", tuple(experiments))
 
+    def is_current(self) -> bool:
+        return self.version == self.volume.version
+
     def publish(self, now: float) -> PublishState:
         del now
         return PublishState(BranchUpdatedReason.UP_TO_DATE, "on the volume")

@@ -252,7 +252,9 @@ def test_details_of_a_ledger_that_moved_are_not_lost_silently(tmp_path: Path, mo
     two = repositories(tmp_path).open(run_of(), spec_of())
     monkeypatch.setattr(two, "_load", two._load)
     loaded = two.load()
+    assert one.is_current() and two.is_current()
     one.set_details(seed=1)
+    assert one.is_current() and not two.is_current()
     monkeypatch.setattr(two, "_load", lambda: loaded)
     with pytest.raises(SaveFailed, match="another operator"):
         two.set_details(seed=2)

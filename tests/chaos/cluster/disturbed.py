@@ -102,6 +102,8 @@ class Disturbed:
         `volume`: where the ledger is read, default the operator's; a new folder takes it from the git server.
         """
         self.run.wait_complete(seconds)
+        best = self.run.status()["best"]["commit"]
+        assert best == self.expected[1], self.operator.log.read_text()[-6000:]
         if self.server is not None:
             self.run.wait(lambda: self.server_head() == self.expected[1], "the branch on the server", 60)
         self.operator.stop()
@@ -109,7 +111,6 @@ class Disturbed:
         assert any(verdict[2] == "Accepted" for verdict in self.expected[0][1:]), "nothing landed: no test of a branch"
         said = {item["spec"]["number"]: item["status"].get("verdict") for item in self.run.items("experiments")}
         assert said == {number: verdict for number, _, verdict, *_ in self.expected[0]}
-        assert self.run.status()["best"]["commit"] == self.expected[1]
 
     def found(self, volume: Path) -> Any:
         """What a volume's ledger says; fails when a measurement is in it twice."""

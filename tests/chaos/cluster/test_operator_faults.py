@@ -126,7 +126,7 @@ def test_the_git_server_is_away_and_answers_are_lost_after_pushes(prepare: Begin
     one.run.wait(lambda: one.run.condition("BranchUpdated").get("status") == "False", "BranchUpdated=False", 60)
     assert one.server_head() != one.expected[1]
     one.operator.kill()
-    server.broken, server.drop_answers = False, 2
+    server.broken, server.drop_answers = False, 1
     one.operator.start()
     one.check()
     assert server.drop_answers == 0

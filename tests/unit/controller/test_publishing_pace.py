@@ -43,7 +43,5 @@ def asked_at(state: PublishState, save_at: float) -> list[float]:
         (BranchUpdatedReason.GIT_UNAVAILABLE, [0, 301]),
     ],
 )
-def test_an_accepted_edit_does_not_wait_for_the_next_look(
-    reason: BranchUpdatedReason, times: list[int]
-) -> None:
+def test_an_accepted_edit_does_not_wait_for_the_next_look(reason: BranchUpdatedReason, times: list[int]) -> None:
     assert asked_at(PublishState(reason, "", {}, 300.0), save_at=20) == times

@@ -206,15 +206,18 @@ def _debootstrap(packed: Path) -> None:
     if not shutil.which("debootstrap") or os.geteuid() != 0:
         raise Refused("--local-base needs root and debootstrap (Debian: apt install debootstrap)")
     say(f"Making a base image from Debian packages ({', '.join(BASE_PACKAGES)}): about two minutes, once …")
-    mirror = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
+    # Without one, debootstrap takes its own.
+    mirror = [os.environ["DEBIAN_MIRROR"]] if os.environ.get("DEBIAN_MIRROR") else []
     with tempfile.TemporaryDirectory(prefix="autoresearch-debian-") as folder:
         root = Path(folder, "root")
         include = f"--include={','.join(BASE_PACKAGES)}"
         # A mount namespace of its own: /proc and whatever else it mounts in there is gone when it ends, even if killed.
-        command = [*PRIVATE_MOUNTS, "debootstrap", "--variant=minbase", include, BASE_SUITE, str(root), mirror]
+        command = [*PRIVATE_MOUNTS, "debootstrap", "--variant=minbase", include, BASE_SUITE, str(root), *mirror]
         done = subprocess.run(command, stdout=sys.stderr, check=False)
         if done.returncode != 0:
-            raise Refused(f"debootstrap could not make a base from {mirror}: its last lines above say why")
+            raise Refused(
+                f"debootstrap could not make a base from {''.join(mirror) or 'its usual mirror'}: its last lines above say why"
+            )
         # debootstrap copies these two from this machine.
         for private in ("etc/resolv.conf", "etc/hostname"):
             root.joinpath(private).unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,6 @@ from clusterlab.node_pods import RESTRICTED, finished, pod
 OPERATOR_BYTES = 250_000_000
 """Of the operator's layers over its base: a limit of the project, because every upgrade pulls them."""
 
-PUBLIC_HOSTS = {"pypi.org", "files.pythonhosted.org", "deb.debian.org", "security.debian.org"}
 CONFIGURATION = ("PIP_CONFIG_FILE", "UV_CONFIG_FILE")
 USUAL = ("~/.config/pip/pip.conf", "~/.pip/pip.conf", "/etc/pip.conf", "~/.config/uv/uv.toml", "/etc/uv/uv.toml")
 CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
@@ -29,9 +29,11 @@ def private_marks() -> dict[str, bytes]:
     places = [os.environ.get(name, "") for name in CONFIGURATION] + [str(Path(place).expanduser()) for place in USUAL]
     texts = [Path(place).read_text() for place in places if place and Path(place).is_file()]
     texts += [value for name, value in os.environ.items() if re.match(r"(?i)(PIP|UV)_.*INDEX|https?_proxy", name)]
+    # A host that installed packages name themselves is no secret of this machine.
+    published = "\n".join(str(package.metadata) for package in metadata.distributions())
     for url in re.findall(r"https?://[^\s\"']+", "\n".join(texts)):
         host = urlsplit(url).hostname or ""
-        if host and host not in PUBLIC_HOSTS:
+        if host and host not in published:
             marks[f"index host {host}"] = host.encode()
     bundle = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
     known = b"".join(path.read_bytes() for path in Path("/usr/share/ca-certificates").rglob("*.crt"))

@@ -30,7 +30,7 @@ def private_marks() -> dict[str, bytes]:
     texts = [Path(place).read_text() for place in places if place and Path(place).is_file()]
     texts += [value for name, value in os.environ.items() if re.match(r"(?i)(PIP|UV)_.*INDEX|https?_proxy", name)]
     # A host that installed packages name themselves is no secret of this machine.
-    published = "\n".join(str(package.metadata) for package in metadata.distributions())
+    published = "\n".join(package.read_text("METADATA") or "" for package in metadata.distributions())
     for url in re.findall(r"https?://[^\s\"']+", "\n".join(texts)):
         host = urlsplit(url).hostname or ""
         if host and host not in published:

@@ -216,7 +216,7 @@ def _debootstrap(packed: Path) -> None:
         done = subprocess.run(command, stdout=sys.stderr, check=False)
         if done.returncode != 0:
             raise Refused(
-                f"debootstrap could not make a base from {''.join(mirror) or 'its usual mirror'}: its last lines above say why"
+                "debootstrap could not make a base: its last lines above say why (DEBIAN_MIRROR names a mirror)"
             )
         # debootstrap copies these two from this machine.
         for private in ("etc/resolv.conf", "etc/hostname"):

@@ -86,6 +86,7 @@ class World:
     def step(self, *, end_pods: bool = True, kill_after: Callable[[], int | None] | None = None) -> None:
         """One event: some pods end, and the operator looks, killed and started again as often as asked."""
         self.now += 1.0
+        self.loop.run(self.controller.close())  # within a second a push ends; this loop stands still between two passes
         self.cluster.make_pods()
         pods = self.cluster.running_pods()
         self.most_running = max(self.most_running, len(pods))

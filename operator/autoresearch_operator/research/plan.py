@@ -94,6 +94,8 @@ class _Pass:
         self.decisions: list[Decision] = []
         self.needs: list[Need] = []
         self.over: Over | None = None
+        self.halted = False
+        """Nothing new may begin. Before `over` is settled, which waits for the verdict or refresh that blocks."""
         self.failed: FailedReason | None = None
         self.frontier = 0
         """The first experiment without a verdict, those of this pass included."""
@@ -112,7 +114,7 @@ class _Pass:
             if not self._step(record):
                 break
         self._end_of_search()
-        if self.failed is None and self.over is None:
+        if self.failed is None and not self.halted:
             self._run_ahead()
         return self._finish()
 
@@ -185,7 +187,10 @@ class _Pass:
 
     def _look_at_limits(self) -> None:
         if self.over is None:
-            self.over = over(self.terms, self.trials, self.fold, self.observed, self.now)
+            self.over = self._is_over()
+
+    def _is_over(self) -> Over | None:
+        return over(self.terms, self.trials, self.fold, self.observed, self.now)
 
     def _end_of_search(self) -> None:
         """When every candidate has its verdict and none is to come, compare baseline and head."""
@@ -198,7 +203,8 @@ class _Pass:
             if self._has_failed():
                 return
             self._look_at_limits()
-        if self.over is not None:
+        self.halted = (self.over or self._is_over()) is not None
+        if self.halted:
             self.wanted.clear()
         if ablating or not (self.blocked or self.wanted):
             self.stage = final_stage(self.fold, self.trials, self.experiments)

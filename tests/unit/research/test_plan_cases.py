@@ -209,6 +209,15 @@ def test_when_the_time_is_up_what_has_not_begun_is_rejected_and_the_comparison_i
     assert ended.standing.final is not None and ended.standing.final.complete
 
 
+def test_when_the_time_is_up_while_an_incumbent_is_measured_no_other_idea_is_begun() -> None:
+    ran = machine(Script(1, gains={1: 9.0}), limits={"experiments": 100, "duration": "1000s"})
+    ran.carry_out(until(ran, lambda made: any(start.purpose is Purpose.REFRESH for start in made.starts)))
+    ran.end(next(trial for trial in ran.trials if trial.purpose is Purpose.REFRESH))
+    assert [start.purpose for start in ran.think().starts] == [Purpose.SCREEN], "a slot is free, and time is left"
+    late = plan(ran.spec, ran.observe(), ran.now + 1000.0)
+    assert (late.starts, late.candidates) == ((), ())
+
+
 def test_reaching_the_target_ends_the_run() -> None:
     ran = machine(Script(1, gains={2: 20.0}), limits={"experiments": 100, "targetBPB": 1.85})
     ended = ran.run()

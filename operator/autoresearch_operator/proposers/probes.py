@@ -133,8 +133,8 @@ def _wait(value: KnobValue, present: KnobValue, evidence: _Evidence, ordered: bo
 
 def _evidence(space: Space, key: str) -> _Evidence:
     evidence, present = _Evidence(), space.value(key)
-    for entry in space.request.history:
-        step = _single_step(entry, key)
+    for entry in space.single_changes.get(key, ()):
+        step = _step_of(entry, key)
         if step is None:
             continue
         before, after = step
@@ -155,14 +155,9 @@ def _evidence(space: Space, key: str) -> _Evidence:
     return evidence
 
 
-def _single_step(entry: HistoryEntry, key: str) -> tuple[KnobValue, KnobValue] | None:
-    """(before, after) when the entry changed this knob and no other."""
-    if len(entry.changes) != 1 or key not in entry.values:
-        return None
-    change = entry.changes[0]
-    if f"{change.path}:{change.name}" != key:
-        return None
+def _step_of(entry: HistoryEntry, key: str) -> tuple[KnobValue, KnobValue] | None:
+    """(before, after) of the one change that an entry made."""
     try:
-        return literal_value(ast.parse(change.before, mode="eval").body), entry.values[key]
+        return literal_value(ast.parse(entry.changes[0].before, mode="eval").body), entry.values[key]
     except (SyntaxError, NotALiteral):
         return None

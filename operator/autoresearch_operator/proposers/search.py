@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from autoresearch_operator.proposers import tpe
@@ -41,6 +41,7 @@ class Search:
     """Proposes new values for a script's knobs; needs no model, no network and no key."""
 
     sampler: Sampler = "tpe"
+    _told: tpe.Told = field(default_factory=tpe.Told, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.sampler not in get_args(Sampler):
@@ -60,15 +61,23 @@ class Search:
                 'and add "# search: choice a, b" to text'
             )
         draw = random.Random(f"{request.seed}/{request.number}/{self.sampler}")
-        ideas = {"tpe": _guided, "grid": _grid, "random": _random}[self.sampler](space, draw)
-        for values in ideas:
+        for values in self._ideas(space, draw):
             proposal = space.proposal(values)
             if proposal is not None:
                 return proposal
         return Exhausted(f"every value of the {len(space.domains)} knobs that search would try from here was measured")
 
+    def _ideas(self, space: Space, draw: random.Random) -> Iterator[dict[str, KnobValue]]:
+        match self.sampler:
+            case "tpe":
+                return _guided(space, draw, self._told)
+            case "grid":
+                return _grid(space)
+            case "random":
+                return _random(space, draw)
 
-def _guided(space: Space, draw: random.Random) -> Iterator[dict[str, KnobValue]]:
+
+def _guided(space: Space, draw: random.Random, told: tpe.Told) -> Iterator[dict[str, KnobValue]]:
     waiting = probes(space)
     for probe in waiting:
         if probe.round <= _URGENT_ROUND:
@@ -78,7 +87,7 @@ def _guided(space: Space, draw: random.Random) -> Iterator[dict[str, KnobValue]]
     if turn < 0.25:
         for probe in later[:1]:
             yield from _with_room(space, probe.key, probe.value)
-    yield from _estimated(space, draw, knobs=2 if turn > 0.75 else 1)
+    yield from _estimated(space, draw, told, knobs=2 if turn > 0.75 else 1)
     for probe in later:
         yield from _with_room(space, probe.key, probe.value)
     yield from _random(space, draw)
@@ -94,11 +103,11 @@ def _with_room(space: Space, key: str, value: KnobValue) -> Iterator[dict[str, K
         yield {key: fitting}
 
 
-def _estimated(space: Space, draw: random.Random, knobs: int) -> Iterator[dict[str, KnobValue]]:
+def _estimated(space: Space, draw: random.Random, told: tpe.Told, knobs: int) -> Iterator[dict[str, KnobValue]]:
     """Moves of `knobs` knobs towards points that the estimator suggests."""
     shares = _helped(space)
     for _ in range(_SUGGESTIONS):
-        point = tpe.suggest(space, draw.getrandbits(31))
+        point = tpe.suggest(space, draw.getrandbits(31), told)
         if point is None:
             return
         pull = {
@@ -143,9 +152,8 @@ def _random(space: Space, draw: random.Random) -> Iterator[dict[str, KnobValue]]
         yield from _with_room(space, key, value)
 
 
-def _grid(space: Space, draw: random.Random) -> Iterator[dict[str, KnobValue]]:
+def _grid(space: Space) -> Iterator[dict[str, KnobValue]]:
     """Every point of every knob once in a run, whatever the incumbent was when it was tried."""
-    del draw
     for key, domain in space.domains.items():
         tried = [
             entry.values[key]

@@ -9,7 +9,7 @@ from functools import cached_property
 from autoresearch_operator.api.reasons import ExperimentKind, VerdictReason
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
 from autoresearch_operator.proposers.edits import fingerprint
-from autoresearch_operator.proposers.interface import Proposal, ProposalRequest
+from autoresearch_operator.proposers.interface import HistoryEntry, Proposal, ProposalRequest
 from autoresearch_operator.proposers.knobs import Knob, KnobSet, read_knobs, splice_literals
 from autoresearch_operator.proposers.literals import KnobValue, format_literal, same_value
 from autoresearch_operator.proposers.roles import Role, role_of
@@ -67,6 +67,17 @@ class Space:
                         del waiting[number]
         entries = (*self.request.pending, *waiting.values())
         return frozenset(f"{change.path}:{change.name}" for entry in entries for change in entry.changes)
+
+    @cached_property
+    def single_changes(self) -> dict[str, list[HistoryEntry]]:
+        """Decided candidates that changed one knob and nothing else, by that knob."""
+        found: dict[str, list[HistoryEntry]] = {}
+        for entry in self.request.history:
+            if len(entry.changes) == 1:
+                key = f"{entry.changes[0].path}:{entry.changes[0].name}"
+                if key in entry.values:
+                    found.setdefault(key, []).append(entry)
+        return found
 
     def value(self, key: str) -> KnobValue:
         return self.knobs[key].value

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from autoresearch_operator.proposers.domains import Choices, Domain, Range
+from autoresearch_operator.proposers.edits import fingerprint
 from autoresearch_operator.proposers.interface import HistoryEntry
 from autoresearch_operator.proposers.literals import KnobValue, number
 from autoresearch_operator.proposers.space import Space
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
 
 MOST_ENTRIES = 150
 """History given to the estimator: the best and the latest halves of this many; keeps a suggestion under 50 ms."""
@@ -20,7 +23,19 @@ FEWEST_ENTRIES = 6
 """With fewer scores than this there is nothing to estimate."""
 
 
-def suggest(space: Space, seed: int) -> dict[str, KnobValue] | None:
+@dataclass(slots=True)
+class Told:
+    """Optuna's trials of the last suggestion: from one to the next only a few are new, and making one costs half a
+    millisecond. Whatever is in here, the answer is the same."""
+
+    base: str = ""
+    """Fingerprint of the files that the knobs and their present values were read from."""
+    distributions: dict[str, BaseDistribution] = field(default_factory=dict)
+    trials: dict[tuple[str, float], FrozenTrial] = field(default_factory=dict)
+    """By a candidate's fingerprint and the score that it counts with."""
+
+
+def suggest(space: Space, seed: int, told: Told) -> dict[str, KnobValue] | None:
     """A full set of values, or None while there are too few scores.
 
     The study is rebuilt from the history at every call, so that the answer depends on the request alone. Candidates
@@ -32,23 +47,29 @@ def suggest(space: Space, seed: int) -> dict[str, KnobValue] | None:
         return None
     import optuna  # half a second that `autoresearch --help` should not pay
 
+    from autoresearch_operator.proposers.estimates import shared_trial
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    base = fingerprint(space.request.files)
+    if told.base != base:
+        told.base, told.trials = base, {}
+        told.distributions = {key: _distribution(domain) for key, domain in space.domains.items()}
+    known, told.trials = told.trials, {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=seed & 0x7FFF_FFFF, multivariate=True, n_startup_trials=1)
         study = optuna.create_study(sampler=sampler)
-        distributions = {key: _distribution(domain) for key, domain in space.domains.items()}
         worst = max(scores)
         for entry in (*entries, *space.request.pending):
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params={key: _encode(space, key, entry) for key in distributions},
-                    distributions=distributions,
-                    value=worst if entry.score is None else entry.score,
-                )
-            )
-        trial = study.ask(distributions)
-    return {key: _decode(domain, trial.params[key]) for key, domain in space.domains.items()}
+            key = entry.fingerprint, worst if entry.score is None else entry.score
+            trial = known.get(key)
+            if trial is None or key in told.trials:  # a study numbers its trials: none may be in it twice
+                params = {name: _encode(space, name, entry) for name in told.distributions}
+                trial = shared_trial(params, told.distributions, key[1])
+            told.trials[key] = trial
+            study.add_trial(trial)
+        asked = study.ask(told.distributions)
+    return {key: _decode(domain, asked.params[key]) for key, domain in space.domains.items()}
 
 
 def _most_telling(history: Sequence[HistoryEntry]) -> list[HistoryEntry]:

@@ -42,12 +42,14 @@ BASELINE_TRIALS = 5
 AGENT = "autoresearch-operator"
 
 
-def spec(experiments: int, slots: int) -> dict[str, Any]:
-    """Nothing is good enough, so that each idea is one trial and one verdict."""
+def spec(experiments: int, slots: int, sampler: str = "tpe") -> dict[str, Any]:
+    """Nothing is good enough, so that each idea is one trial and one verdict. With `random` an idea costs next to
+    nothing, as an LLM's would: what is left is the cost of everything else."""
     return {
         "tiers": [{"name": "sim", "gpus": 1, "budget": {"steps": 10}, "maxParallel": slots}],
         "limits": {"experiments": experiments},
         "acceptance": {"minImprovement": 5},
+        "proposers": [{"search": {"sampler": sampler}}],
     }
 
 
@@ -62,14 +64,14 @@ def requests_of(lab: Lab, mark: int) -> Counter[tuple[str, str]]:
     return found
 
 
-def load(gpus: int, runs: int, slots: int, experiments: int, seconds: float) -> dict[str, Any]:
+def load(gpus: int, runs: int, slots: int, experiments: int, seconds: float, sampler: str) -> dict[str, Any]:
     """One shape of load: `runs` of `slots` each, `experiments` in each run."""
     with lab(gpus, seconds) as one:
         mark = one.plane.audit_size()
         empty = {kind: stored(one.plane, "", kind).bytes for kind in ("configmaps", "jobs", "pods")}
         with Sampler(one.pid) as memory:
             for number in range(runs):
-                one.apply(f"r{number}", spec(experiments, slots))
+                one.apply(f"r{number}", spec(experiments, slots, sampler))
             # The first tenth is warming up: modules that the first proposal needs, the baselines.
             one.trainer.wait_for(runs * (BASELINE_TRIALS + experiments // 10), 120 + 2.0 * runs * experiments)
             cpu, began, before = Processor.of(one.pid), time.monotonic(), len(one.trainer.ended)
@@ -115,7 +117,7 @@ def replace(gpus: int, experiments: int, seconds: float) -> dict[str, Any]:
     """From a pod's last status to the binding of the pod that takes its place."""
     with lab(gpus, seconds) as one:
         mark = one.plane.audit_size()
-        one.apply("r0", spec(experiments, gpus))
+        one.apply("r0", spec(experiments, gpus, "random"))
         one.wait_complete(120 + experiments * (seconds / gpus + 4))
         time.sleep(2)
         created: dict[str, tuple[float, float]] = {}
@@ -168,14 +170,15 @@ def main() -> int:
     parser.add_argument("what", nargs="?", choices=("replace", "one", "many", "all"), default="all")
     parser.add_argument("--short", action="store_true", help="a tenth of the size")
     parser.add_argument("--experiments", type=int, help="in each run")
+    parser.add_argument("--sampler", default="tpe", help="how ideas are made: tpe, random; replace always takes random")
     parser.add_argument("--strict", action="store_true", help="bars on seconds count too")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tenth = 10 if options.short else 1
     shapes = {
         "replace": lambda: replace(16, options.experiments or 400 // tenth * (2 if options.short else 1), 2.0),
-        "one": lambda: load(64, 1, 64, options.experiments or 1000 // tenth, 1.0),
-        "many": lambda: load(200 // tenth, 50 // tenth, 4, options.experiments or 20, 1.0),
+        "one": lambda: load(64, 1, 64, options.experiments or 1000 // tenth, 1.0, options.sampler),
+        "many": lambda: load(200 // tenth, 50 // tenth, 4, options.experiments or 20, 1.0, options.sampler),
     }
     wrong: list[str] = []
     for name, measure in shapes.items():

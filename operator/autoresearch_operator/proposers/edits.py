@@ -201,8 +201,13 @@ def _knobs(text: str, path: str) -> Mapping[str, Knob]:
 
 
 def _syntax_error(text: str) -> str:
+    return _frame_error(split(text).frame)
+
+
+@functools.lru_cache(maxsize=16)
+def _frame_error(frame: str) -> str:
     try:
-        ast.parse(text.removeprefix("\ufeff"))
+        ast.parse(frame.removeprefix("\ufeff"))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return str(error) or type(error).__name__
     return ""

@@ -25,6 +25,8 @@ from autoresearch_operator.manifests.names import (
 )
 from autoresearch_operator.research.records import ExperimentRecord, Purpose, TrialKey, TrialPhase, TrialRecord
 
+_DIGITS = 6
+"""Decimals of what people read, far below any noise; trials keep every bit, because a lost ledger is made from them."""
 _LINE = 200
 """Characters of a title or a proposer's name."""
 _SENTENCE = 1024
@@ -99,9 +101,9 @@ def status(
     if record.verdict is not None and record.reason is not None:
         whole["verdict"], whole["reason"] = str(record.verdict), str(record.reason)
     if record.val_bpb is not None:
-        whole["valBPB"] = _score(record.val_bpb)
+        whole["valBPB"] = round(_score(record.val_bpb), _DIGITS)
     if record.delta is not None:
-        whole["delta"] = record.delta
+        whole["delta"] = round(record.delta, _DIGITS)
     # The baseline stands on its own commit from the beginning; the API knows a landed commit with its verdict only.
     if record.verdict is Verdict.ACCEPTED and record.landed_commit is not None:
         whole["landedCommit"] = record.landed_commit

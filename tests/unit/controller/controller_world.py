@@ -86,7 +86,6 @@ class World:
     def step(self, *, end_pods: bool = True, kill_after: Callable[[], int | None] | None = None) -> None:
         """One event: some pods end, and the operator looks, killed and started again as often as asked."""
         self.now += 1.0
-        self.loop.run(self.controller.close())  # within a second a push ends; this loop stands still between two passes
         self.cluster.make_pods()
         pods = self.cluster.running_pods()
         self.most_running = max(self.most_running, len(pods))
@@ -95,12 +94,16 @@ class World:
                 self.end(pod)
         while True:
             self.writes.revive(kill_after() if kill_after else None)
+            controller = self.controller
             try:
                 self.reconcile()
             except Killed:
                 self.kills += 1
                 self.restart()
                 continue
+            finally:
+                # A push ends within the second; the loop stands still between two passes, so here is where it can.
+                self.loop.run(controller.close())
             return
 
     def end(self, pod: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ up to date."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import textwrap
@@ -13,8 +12,9 @@ from typing import Any
 
 import yaml
 from chart_values import ChartValues, Values
+from generated import ROOT, write_or_check
 
-CHART = Path(__file__).resolve().parent.parent / "charts" / "autoresearch-operator"
+CHART = ROOT / "charts" / "autoresearch-operator"
 WIDTH = 110
 HEAD = """\
 # Values of the chart autoresearch-operator. Written by scripts/generate_chart.py from scripts/chart_values.py: change
@@ -94,22 +94,5 @@ def files() -> dict[Path, str]:
     }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
-    check = parser.parse_args().check
-    stale = 0
-    for path, text in files().items():
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        if check:
-            stale += 1
-            print(f"charts/…/{path.name} does not match chart_values.py: run `make generate` and commit the file")
-        else:
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote {path.name}")
-    return 1 if stale else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, files()))

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import yaml
 from autoresearch_operator.api.crd import KINDS
+from generated import ROOT, write_or_check
 
-ROOT = Path(__file__).resolve().parent.parent
 HEAD = "# Written by scripts/generate_crds.py from the models: change those, then run that script.\n"
 FOLDERS = ("crds", "charts/autoresearch-operator/files/crds")
 
@@ -30,24 +29,5 @@ def files() -> dict[Path, str]:
     return made
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is out of date")
-    check = parser.parse_args().check
-    stale = 0
-    for path, text in files().items():
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        name = path.relative_to(ROOT)
-        if check:
-            stale += 1
-            print(f"{name} does not match the models: run `python scripts/generate_crds.py` and commit the file")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote {name}")
-    return 1 if stale else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, files()))

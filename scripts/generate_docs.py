@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import inspect
 import sys
@@ -20,11 +19,12 @@ from autoresearch_operator.api.experiment import Experiment
 from autoresearch_operator.api.fields import Type, by_alias, documented, field_type
 from autoresearch_operator.api.run import ResearchRun
 from autoresearch_operator.operator_settings import PREFIX, OperatorSettings
+from generated import ROOT, write_or_check
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-REFERENCE = Path(__file__).resolve().parent.parent / "docs" / "reference"
+REFERENCE = ROOT / "docs" / "reference"
 GENERATED = (
     "<!-- Written by scripts/generate_docs.py from the code: change the docstrings there, then run that script. -->"
 )
@@ -183,25 +183,5 @@ def pages() -> dict[Path, str]:
     return {REFERENCE / name: text + "\n" for name, text in made.items()}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a page is out of date")
-    check = parser.parse_args().check
-    stale = 0
-    for path, text in pages().items():
-        tidy = text.rstrip("\n") + "\n"
-        if path.exists() and path.read_text(encoding="utf-8") == tidy:
-            continue
-        name = path.relative_to(REFERENCE.parent.parent)
-        if check:
-            stale += 1
-            print(f"{name} does not match the code: run `python scripts/generate_docs.py` and commit the page")
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(tidy, encoding="utf-8")
-            print(f"wrote {name}")
-    return 1 if stale else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, {path: text.rstrip("\n") + "\n" for path, text in pages().items()}))

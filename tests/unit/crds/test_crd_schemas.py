@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,12 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def generator() -> ModuleType:
+    sys.path.insert(0, str(ROOT / "scripts"))
     spec = importlib.util.spec_from_file_location("generate_crds", ROOT / "scripts" / "generate_crds.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    sys.path.remove(str(ROOT / "scripts"))
     return module
 
 

@@ -15,6 +15,7 @@ from aiohttp import web
 from autoresearch_operator.api.reasons import BranchUpdatedReason, ReadyReason
 from autoresearch_operator.cluster.repositories import NotReady, Repositories
 from autoresearch_operator.gateways.githttp import application
+from clusterlab.fixtures import missing
 from gitservers import SshServer, http_server, ssh_server, sshd
 from runrepositories import Store, land, repositories, run_of, secret, spec_of
 
@@ -26,9 +27,7 @@ KEY = ("default", "lab-git")
 @pytest.fixture
 def ssh(tmp_path: Path) -> Iterator[SshServer]:
     if sshd() is None:
-        if os.environ.get("CI"):
-            pytest.fail("openssh-server is missing: apt-get install openssh-server")
-        pytest.skip("openssh-server is missing: apt-get install openssh-server")
+        missing("openssh-server is missing: apt-get install openssh-server")
     with ssh_server(tmp_path / "ssh") as server:
         yield server
 

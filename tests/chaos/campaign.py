@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoresearch_operator.local.store import Store
+from autoresearch_operator.local.store import Store, StoreError
 
 HERE = Path(__file__).parent
 
@@ -26,14 +26,19 @@ spec:
 """
 
 
+Measured = dict[tuple[int, int], float | None]
+"""(experiment, seed) to the score."""
+
+
 @dataclass(frozen=True)
 class Verdicts:
     """What must not depend on when the loop was killed."""
 
     branch: str
     verdicts: tuple[tuple[int, str, str], ...]
-    trials: tuple[tuple[int, int], ...]
-    scores: tuple[float | None, ...]
+    measured: Measured = field(compare=False)
+    """Compared by `Campaign.check`: on a slot that would idle a trial is run ahead of its turn, so which trials there
+    are beside those that decide depends on how long each took."""
 
 
 class Campaign:
@@ -92,14 +97,29 @@ class Campaign:
     def log(self) -> str:
         return (self.folder / "log.txt").read_text(errors="replace")
 
+    def check(self, undisturbed: Verdicts) -> Verdicts:
+        """The same branch and verdicts, and each measurement once, with the score that it has undisturbed."""
+        found = self.verdicts()
+        assert found == undisturbed
+        both = found.measured.keys() & undisturbed.measured.keys()
+        assert both and {key: found.measured[key] for key in both} == {key: undisturbed.measured[key] for key in both}
+        return found
+
     def verdicts(self) -> Verdicts:
         with Store.open(self.workdir, readonly=True) as store:
             loaded = store.load()
-            keys = [(trial.key.experiment, trial.key.seed) for trial in loaded.trials if trial.finished]
-            ordered = sorted(loaded.trials, key=lambda trial: (trial.key.experiment, trial.key.seed, trial.key.attempt))
+            finished = [trial for trial in loaded.trials if trial.finished]
+            measured = {(trial.key.experiment, trial.key.seed): trial.val_bpb for trial in finished}
+            assert len(measured) == len(finished), "a trial was counted twice"
             return Verdicts(
                 branch=store.repository.resolve(store.run.branch_ref),
                 verdicts=tuple((e.number, str(e.verdict), str(e.reason)) for e in loaded.experiments),
-                trials=tuple(sorted(keys)),
-                scores=tuple(trial.val_bpb for trial in ordered),
+                measured=measured,
             )
+
+    def measured(self) -> Measured:
+        """What was measured so far, as another process reads it; empty before there is a run."""
+        try:
+            return self.verdicts().measured
+        except StoreError:
+            return {}

@@ -129,6 +129,12 @@ class SimTrainer:
     # -- Seeing --
 
     def _watch(self) -> None:
+        try:
+            self._watch_on()
+        except Exception as error:  # a thread would keep it to itself, and the pods would run for ever
+            self.errors.append(error)
+
+    def _watch_on(self) -> None:
         while not self._stopping.is_set():
             try:
                 listed = self._api.request("GET", self._path, query={"labelSelector": self._labels})
@@ -194,15 +200,26 @@ class SimTrainer:
             try:
                 taken = self._write(due)
             except ApiError as error:
-                if error.status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
-                    return  # deleted, or another pod of that name
-                if error.status == 0 or error.status >= HTTPStatus.TOO_MANY_REQUESTS:
+                if error.status == HTTPStatus.NOT_FOUND:
+                    return
+                # A server whose etcd was away answers from an old cache and calls that a conflict.
+                again = error.status == HTTPStatus.CONFLICT and self._is_there(due.pod)
+                if error.status == HTTPStatus.CONFLICT and not again:
+                    return  # another pod of that name
+                if again or error.status == 0 or error.status >= HTTPStatus.TOO_MANY_REQUESTS:
                     self._stopping.wait(0.2)  # a kubelet repeats its report until the server takes it
                     continue
                 raise
             if taken and not due.judging:
                 self.ended.append(Ended(due.pod, due.ending, time.time()))
             return
+
+    def _is_there(self, pod: TrialPod) -> bool:
+        try:
+            found = self._api.find(f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}")
+        except ApiError:
+            return True  # nobody knows: ask again
+        return found is not None and found["metadata"]["uid"] == pod.uid
 
     def _write(self, due: _Due) -> bool:
         """False when the pod went away before its end."""

@@ -8,32 +8,24 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-from autoresearch_operator.api.load import InvalidResource, load_run
+from autoresearch_operator.api.load import load_run
 from autoresearch_operator.api.reasons import ConditionType, ReadyReason
 from autoresearch_operator.api.run import ResearchRun, RunPhase
 from autoresearch_operator.cluster import projection, runstatus, thinking
 from autoresearch_operator.cluster.conditions import Wanted, changed, kept, merged
-from autoresearch_operator.cluster.objects import NotOurs
+from autoresearch_operator.cluster.faults import Fault, fault_of
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.passing import Pass
 from autoresearch_operator.cluster.repositories import NotReady, Repositories
-from autoresearch_operator.cluster.runrepository import SaveFailed
 from autoresearch_operator.cluster.seen import Cluster, Key, KubeError, Object, Seen
 from autoresearch_operator.cluster.state import RunState
 from autoresearch_operator.engine.asking import proposers_of
-from autoresearch_operator.gateways.errors import GitError, SourceTooLarge, StorageFull
-from autoresearch_operator.manifests import source
 from autoresearch_operator.manifests.settings import TrialSettings
-from autoresearch_operator.proposers.knobs import KnobError
 
 logger = logging.getLogger(__name__)
 
-STOPPED_FOR = 60.0
-"""Seconds that a run rests after another operator's objects were found."""
-UNREACHABLE_FOR = 5.0
 PUBLISH_LOOK = 0.5
 """Seconds between two looks at a push under way."""
 _BAD_WHEN_FALSE = frozenset({ConditionType.READY, ConditionType.BRANCH_UPDATED, ConditionType.ISOLATED})
@@ -91,7 +83,7 @@ class Controller:
         except BaseException as error:
             state = self._states.get(key)
             self._forget(key)
-            fault = _fault_of(error)
+            fault = fault_of(error)
             if fault is None:
                 raise
             return await self._tell(key, body, state, fault)
@@ -240,7 +232,7 @@ class Controller:
             if error.status != 404:  # deleted a moment ago; the watch will tell
                 raise
 
-    async def _tell(self, key: Key, body: Object, state: RunState | None, fault: _Fault) -> float | None:
+    async def _tell(self, key: Key, body: Object, state: RunState | None, fault: Fault) -> float | None:
         """Says in the run's status why it cannot go on, once, and gives the delay until the next attempt."""
         logger.warning("%s/%s: %s: %s", key.namespace, key.name, fault.reason or "later", fault.message)
         if fault.rests:
@@ -270,55 +262,6 @@ class Controller:
             for condition in changed(before, conditions):
                 await self._cluster.event(body, _event_type(condition), condition["reason"], condition["message"])
         return fault.retry_after
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """What a raised error means for the run."""
-
-    reason: StrEnum | None
-    """None: nothing that a person has to know."""
-    message: str
-    retry_after: float | None
-    rests: bool = False
-    """Events before `retry_after` do not wake it."""
-
-
-def _fault_of(error: BaseException) -> _Fault | None:
-    """None: a fault of this program."""
-    text = str(error)
-    fault: _Fault | None = None
-    match error:
-        case InvalidResource():
-            problems = "; ".join(f"{each.path}: {each.sentence}" for each in error.problems)
-            fault = _Fault(ReadyReason.INVALID_SPEC, problems, None)
-        case SaveFailed():
-            fault = _Fault(None, text, 0.5)
-        case NotReady():
-            fault = _Fault(error.reason, text, error.retry_after)
-        case thinking.LedgerMoved():
-            fault = _Fault(None, text, 0.5)
-        case NotOurs():
-            fault = _Fault(ReadyReason.BRANCH_IN_USE, text, STOPPED_FOR, rests=True)
-        case source.SourceTooLarge() | SourceTooLarge():
-            fault = _Fault(ReadyReason.SOURCE_TOO_LARGE, text, STOPPED_FOR)
-        case KnobError():
-            fault = _Fault(ReadyReason.SOURCE_NOT_FOUND, text, STOPPED_FOR)
-        case StorageFull() | GitError():
-            message = f"the run's repository on the operator's volume cannot be written: {text}"
-            fault = _Fault(ReadyReason.REPOSITORY_UNUSABLE, message, 10.0)
-        case KubeError():
-            fault = _kube_fault(error)
-    return fault
-
-
-def _kube_fault(error: KubeError) -> _Fault:
-    if error.status in (401, 403) and "being terminated" in error.message:
-        return _Fault(None, error.message, None)
-    if error.status in (403, 422):
-        return _Fault(ReadyReason.PODS_FORBIDDEN, error.message, STOPPED_FOR / 2)
-    # 404 and 409: an object went or came between look and write. 0, 429 and 5xx: the API server is busy.
-    return _Fault(None, error.message, 1.0 if error.status in (404, 409) else UNREACHABLE_FOR)
 
 
 def parsed(body: Object) -> ResearchRun:

@@ -21,7 +21,8 @@ NAME = "autoresearch-canary"
 PORT = 18080
 LISTENER, CONTROL, CLIENT = "listener", "control", "client"
 SECONDS = 600
-"""Longest life of a canary's pod on its node: nobody needs to clean up after a doctor that was killed."""
+"""Longest life of a canary's Job, and of its pod on a node: nobody needs to clean up after who was killed, not even
+pods that no node ever took."""
 KEEP_SECONDS = 120
 SETTLE_SECONDS = 15
 """How long the client goes on trying. Policies reach a new pod some time after its start in many networks; what is
@@ -99,14 +100,12 @@ def listener(
         "timeoutSeconds": 10,
         "failureThreshold": SECONDS,
     }
-    return small.job(
+    return _job(
         namespace,
         listener_name(name),
         labels(name, LISTENER),
         [listening],
         settings,
-        seconds=SECONDS,
-        keep_seconds=KEEP_SECONDS,
         before=[control],
         tolerations=tolerations,
     )
@@ -142,16 +141,34 @@ def client(
     """The Job of the pod under the policy; `address` is the listener's pod IP."""
     environment = {"LISTENER": address, "PORT": str(PORT), "SETTLE": str(SETTLE_SECONDS)}
     trying = small.container(CLIENT, ["python", "-c", _CONNECT], settings, _RESOURCES, env=environment)
-    return small.job(
+    return _job(
+        namespace, client_name(name), labels(name, CLIENT), [trying], settings, before=(), tolerations=tolerations
+    )
+
+
+def _job(
+    namespace: str,
+    name: str,
+    marks: Mapping[str, str],
+    containers: Sequence[Object],
+    settings: TrialSettings,
+    *,
+    before: Sequence[Object],
+    tolerations: Sequence[Object],
+) -> dict[str, Any]:
+    made = small.job(
         namespace,
-        client_name(name),
-        labels(name, CLIENT),
-        [trying],
+        name,
+        marks,
+        containers,
         settings,
         seconds=SECONDS,
         keep_seconds=KEEP_SECONDS,
+        before=before,
         tolerations=tolerations,
     )
+    made["spec"]["activeDeadlineSeconds"] = SECONDS
+    return made
 
 
 def listener_name(name: str) -> str:

@@ -90,7 +90,7 @@ annotations:
 - apiGroups: [autoresearch.dev]
   resources: [researchruns/status, experiments/status]
   verbs: [patch]
-# Trials.
+# Trials, and the canary that shows whether NetworkPolicies hold.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, delete]
@@ -101,7 +101,7 @@ annotations:
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, create]
-# The wall around trials; removed with its ResearchRun.
+# The wall around trials, removed with its ResearchRun; and around a canary, removed with its Job.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [create]

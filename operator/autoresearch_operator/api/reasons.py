@@ -245,8 +245,10 @@ class IsolatedReason(StrEnum):
     """Whether candidates are confined."""
 
     ENFORCED = "Enforced"
-    """A trial tried to get out and could not."""
+    """A candidate can open no socket, or, with several GPUs, a canary pod under the same NetworkPolicy as the trials
+    reached nothing."""
     NETWORK_POLICY_NOT_ENFORCED = "NetworkPolicyNotEnforced"
-    """The cluster's network does not carry out NetworkPolicies, and a trial of several GPUs needs them."""
+    """A trial of several GPUs needs NetworkPolicies, and a canary pod got through one, or it is not known yet whether
+    the cluster's network carries them out; the message says which."""
     SELF_REPORTED = "SelfReported"
     """Scores are the candidates' own words; no isolation makes them true."""

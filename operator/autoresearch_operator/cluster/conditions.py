@@ -26,7 +26,7 @@ ORDER = (
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a condition should say now. `status` None: it does not hold for a reason that is not worth a condition."""
+    """What a condition should say now. `status` None: it is not known yet, and is being found out."""
 
     type: ConditionType
     status: bool | None

@@ -13,7 +13,7 @@ from typing import Any
 from autoresearch_operator.api.load import load_run
 from autoresearch_operator.api.reasons import ConditionType, ReadyReason
 from autoresearch_operator.api.run import ResearchRun, RunPhase
-from autoresearch_operator.cluster import projection, runstatus, thinking
+from autoresearch_operator.cluster import canaries, projection, runstatus, thinking
 from autoresearch_operator.cluster.conditions import Wanted, changed, kept, merged
 from autoresearch_operator.cluster.faults import Fault, fault_of
 from autoresearch_operator.cluster.options import Options
@@ -58,6 +58,7 @@ class Controller:
         self._trials = trials
         self._options = options or Options()
         self._clock = clock
+        self._canaries = canaries.Canaries(cluster, trials)
         self._states: dict[Key, RunState] = {}
         self._stops: dict[Key, _Stop] = {}
 
@@ -71,9 +72,11 @@ class Controller:
         if body is None:
             self._forget(key)
             self._stops.pop(key, None)
+            await self._canaries.withdraw(key)
             await asyncio.to_thread(self._repositories.release, key)
             return None
         if body["metadata"].get("deletionTimestamp"):
+            await self._canaries.withdraw(key)
             return None
         resting = self._resting(key, body)
         if resting is not None:
@@ -89,6 +92,10 @@ class Controller:
             return await self._tell(key, body, state, fault)
 
     async def close(self) -> None:
+        """Waits for pushes under way, at most 5 s, and takes the canaries' pods away."""
+        await asyncio.gather(self.pushed(), self._canaries.close())
+
+    async def pushed(self) -> None:
         """Waits for pushes under way, at most 5 s."""
         tasks = [state.publishing for state in self._states.values() if state.publishing is not None]
         if tasks:
@@ -119,6 +126,7 @@ class Controller:
             return None if state.look_at is None else state.look_at - now
         one = Pass(self._cluster, state, seen, self._trials, self._options, now)
         await one.run()
+        one.look_by(await self._ask_network(state, now))
         one.look_by(self._publish(state, now))
         one.look_by(await self._write_status(state, now))
         state.shown, state.look_at = shown, one.look_again_at
@@ -176,6 +184,15 @@ class Controller:
             )
         return run
 
+    async def _ask_network(self, state: RunState, now: float) -> float | None:
+        """Finds out, step by step, whether a NetworkPolicy holds the run's trials; when to take the next step."""
+        spec = state.run.spec
+        if state.finished is not None or spec.suspend or not canaries.needed(spec, state.tier):
+            await self._canaries.withdraw(state.key)
+            return None
+        state.network, again = await self._canaries.step(state.key, spec, state.tier, now)
+        return again
+
     # Git server ----------------------------------------------------------------------------------------------------
 
     def _publish(self, state: RunState, now: float) -> float | None:
@@ -222,6 +239,8 @@ class Controller:
         for condition in news:
             if condition["type"] == ConditionType.PROGRESSING and state.finished is not None:
                 continue  # Complete or Failed says the same
+            if condition["status"] == "Unknown":
+                continue  # it is being found out, and the answer will be news
             await self._cluster.event(state.body, _event_type(condition), condition["reason"], condition["message"])
         return None
 
@@ -241,6 +260,7 @@ class Controller:
             self._stops[key] = _Stop(str(metadata.get("uid")), int(metadata.get("generation", 0)), until)
         if fault.reason is None:
             return fault.retry_after
+        await self._canaries.withdraw(key)
         previous: Mapping[str, Any] = (state.status if state is not None else None) or body.get("status") or {}
         generation = int(body["metadata"].get("generation", 0))
         before = previous.get("conditions") or ()

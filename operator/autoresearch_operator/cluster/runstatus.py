@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from autoresearch_operator.api.reasons import (
@@ -16,6 +17,7 @@ from autoresearch_operator.api.reasons import (
 )
 from autoresearch_operator.api.run import RunPhase
 from autoresearch_operator.api.trainer import Evaluation
+from autoresearch_operator.cluster.canaries import Network
 from autoresearch_operator.cluster.conditions import Wanted, kept, merged
 from autoresearch_operator.cluster.objects import says
 from autoresearch_operator.cluster.pauses import HARDWARE_TRIES, evicted, on_other_hardware
@@ -26,15 +28,15 @@ from autoresearch_operator.research.records import ExperimentRecord, Interval
 
 _UNTIL_KNOWN = frozenset({ConditionType.BRANCH_UPDATED, ConditionType.ISOLATED})
 """Conditions that stay as they were until a push or a trial tells anew, as after a start of the operator."""
+_DATA = "the validation data is in no place that a candidate can read"
 
 
 def status_of(state: RunState, previous: Mapping[str, Any], now: float) -> dict[str, Any]:
     """The whole status to write. `previous` is the one in the cluster: transitions are counted from it."""
-    wanted = conditions_of(state)
+    before = kept(previous.get("conditions") or ())
+    wanted = conditions_of(state, before)
     told = {want.type for want in wanted}
-    wanted += [
-        each for each in kept(previous.get("conditions") or ()) if each.type in _UNTIL_KNOWN and each.type not in told
-    ]
+    wanted += [each for each in before if each.type in _UNTIL_KNOWN and each.type not in told]
     phase, reason = _phase(state, wanted)
     standing, tier = state.plan.standing, state.tier
     baseline, head = standing.baseline_score, standing.incumbent_score
@@ -79,10 +81,10 @@ def patch_of(desired: Mapping[str, Any], previous: Mapping[str, Any]) -> dict[st
     return patch
 
 
-def conditions_of(state: RunState) -> list[Wanted]:
-    """What the conditions should say."""
+def conditions_of(state: RunState, before: Sequence[Wanted] = ()) -> list[Wanted]:
+    """What the conditions should say; `before` is what they say."""
     found = [_ready(state), _progressing(state)]
-    found += [condition for condition in (_branch(state), _isolated(state)) if condition is not None]
+    found += [condition for condition in (_branch(state), _isolated(state, before)) if condition is not None]
     plan = state.plan
     if state.finished is not None:
         if plan.failed is not None:
@@ -145,22 +147,43 @@ def _branch(state: RunState) -> Wanted | None:
     return Wanted(ConditionType.BRANCH_UPDATED, state.published.ok, reason, message)
 
 
-def _isolated(state: RunState) -> Wanted | None:
-    """From what the trusted launcher reported of the last scored trial; silent until there is one."""
+def _isolated(state: RunState, before: Sequence[Wanted]) -> Wanted | None:
+    """From what the trusted launcher reported of the last scored trial and, where only a NetworkPolicy holds the
+    candidate, from what the namespace's canary showed. Silent until one of them tells something."""
     if state.run.spec.trainer.evaluation is Evaluation.SELF_REPORTED:
         message = "Scores are what the candidates printed: nothing here can tell a result from a claim."
         return Wanted(ConditionType.ISOLATED, False, IsolatedReason.SELF_REPORTED, message)
-    if state.isolation is None:
-        return None
-    network = str(state.isolation.get("network", "none"))
-    if network == "seccomp":
-        message = "Candidates can open no network socket; the validation data is in no place that they can read."
+    said = None if state.isolation is None else str(state.isolation.get("network", "none"))
+    if said == "seccomp":
+        message = f"Candidates can open no network socket; {_DATA}."
         return Wanted(ConditionType.ISOLATED, True, IsolatedReason.ENFORCED, message)
-    if network == "networkpolicy":
-        why = "a trial of several GPUs needs the network of its own pod, so only a NetworkPolicy keeps it from others"
+    if said is None and state.network is None:
+        return None
+    if said is None or said == "networkpolicy":
+        why = "A trial of several GPUs needs the network of its own pod, so only a NetworkPolicy keeps it from others"
     else:
-        why = f"the last trial's launcher could not close the network to the candidate (it says {network!r})"
-    message = f"{why}, and nothing has shown that this cluster carries NetworkPolicies out: run `autoresearch doctor`."
+        why = f"The last trial's launcher could not close the network to the candidate (it says {said!r})"
+    return _by_policy(why, state.network, next((each for each in before if each.type is ConditionType.ISOLATED), None))
+
+
+def _by_policy(why: str, network: Network | None, before: Wanted | None) -> Wanted:
+    answer = None if network is None else network.answer
+    if network is None or answer is None:
+        if network is not None and not network.tried and before is not None and before.status:
+            return before  # proven before the operator's start, and about to be tried again
+        unknown = "and it is not known yet whether this cluster carries NetworkPolicies out"
+        doubt = (network.doubt if network is not None else "") or "run `autoresearch doctor`"
+        message = f"{why}, {unknown}: {doubt}."
+        # Unknown only while the first canary is under way: what could not be proven counts as not isolated.
+        status = None if network is not None and not network.tried else False
+        return Wanted(ConditionType.ISOLATED, status, IsolatedReason.NETWORK_POLICY_NOT_ENFORCED, message)
+    when = datetime.fromtimestamp(answer.at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    later = f" What was tried later told nothing: {network.doubt}." if network.doubt else ""
+    if answer.enforced:
+        message = f"{why}, and this cluster carries it out (tried {when}): {answer.message}; {_DATA}.{later}"
+        return Wanted(ConditionType.ISOLATED, True, IsolatedReason.ENFORCED, message)
+    advice = "Install a network that does, or use tiers of one GPU."
+    message = f"{why}, and this cluster does not carry it out (tried {when}): {answer.message}. {advice}{later}"
     return Wanted(ConditionType.ISOLATED, False, IsolatedReason.NETWORK_POLICY_NOT_ENFORCED, message)
 
 

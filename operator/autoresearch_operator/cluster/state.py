@@ -15,6 +15,7 @@ from typing import Any
 from autoresearch_operator.api.reasons import ExperimentKind, ProgressingReason, Verdict
 from autoresearch_operator.api.run import ResearchRun
 from autoresearch_operator.api.tiers import Tier
+from autoresearch_operator.cluster.canaries import Network
 from autoresearch_operator.cluster.repositories import PublishState, RunRepository
 from autoresearch_operator.cluster.seen import Key, Object
 from autoresearch_operator.engine.candidates import CandidateMaker
@@ -164,6 +165,9 @@ class RunState:
     """Why an accepted edit cannot be landed."""
     diverged_at: float = 0.0
     isolation: Mapping[str, Any] | None = None
+    """Which walls the launcher of the last scored trial reported."""
+    network: Network | None = None
+    """What is known of the namespace's network; None: the run has not needed to know since the operator's start."""
     plan: Plan = field(default_factory=Plan)
     settled: bool = False
     """`plan` was carried out as far as it could be, and nothing has happened since."""

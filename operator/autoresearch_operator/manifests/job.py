@@ -167,7 +167,7 @@ def _pod(
         "nodeSelector": dict(tier.node_selector),
         "runtimeClassName": tier.runtime_class_name,
         "priorityClassName": tier.priority_class_name or settings.priority_class_name,
-        "imagePullSecrets": _pull_secrets(spec, settings),
+        "imagePullSecrets": pull_secrets(spec, settings),
     }
     return {
         "restartPolicy": "Never",
@@ -184,7 +184,8 @@ def _pod(
     }
 
 
-def _pull_secrets(spec: ResearchRunSpec, settings: TrialSettings) -> list[dict[str, str]]:
+def pull_secrets(spec: ResearchRunSpec, settings: TrialSettings) -> list[dict[str, str]]:
+    """The Secrets that the run's image is pulled with, as a pod names them."""
     default = () if spec.trainer.image else settings.image_pull_secrets
     names = dict.fromkeys([*(secret.name for secret in spec.trainer.image_pull_secrets), *default])
     return [{"name": name} for name in names]

@@ -103,7 +103,7 @@ class World:
                 continue
             finally:
                 # A push ends within the second; the loop stands still between two passes, so here is where it can.
-                self.loop.run(controller.close())
+                self.loop.run(controller.pushed())
             return
 
     def end(self, pod: dict[str, Any]) -> None:

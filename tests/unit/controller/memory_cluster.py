@@ -103,8 +103,14 @@ class MemoryCluster:
         return copy.deepcopy(self.of(kind).get((namespace, name)))
 
     async def list(self, kind: str, namespace: str | None, selector: str = "") -> list[Object]:
-        assert not selector
-        return [copy.deepcopy(item) for (place, _), item in self.of(kind).items() if namespace in (None, place)]
+        if self.writes.dead:
+            raise Killed
+        wanted = dict(term.split("=") for term in selector.split(",") if term).items()
+        return [
+            copy.deepcopy(item)
+            for (place, _), item in self.of(kind).items()
+            if namespace in (None, place) and wanted <= item["metadata"].get("labels", {}).items()
+        ]
 
     async def event(self, about: Object, type_: str, reason: str, message: str) -> None:
         assert about["kind"] == "ResearchRun"
@@ -200,6 +206,7 @@ class MemoryCluster:
             template = job["spec"]["template"]
             owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}
             now = stamp(self.clock())
+            trial = LABEL_RUN in template["metadata"]["labels"]
             self.put(
                 "pods",
                 {
@@ -207,24 +214,30 @@ class MemoryCluster:
                         "name": f"{name}-{next(self.uids)}",
                         "namespace": namespace,
                         "labels": {**template["metadata"]["labels"], "batch.kubernetes.io/job-name": name},
-                        "annotations": template["metadata"]["annotations"],
+                        "annotations": template["metadata"].get("annotations", {}),
                         "ownerReferences": [owner],
                     },
                     "spec": {**template["spec"], "nodeName": "node-1"},
                     "status": {
-                        "phase": "Running",
+                        "phase": "Running" if trial else "Pending",
                         "startTime": now,
                         "initContainerStatuses": [
                             {"name": "gate", "started": True, "state": {"running": {"startedAt": now}}},
                             {"name": "train", "state": {"running": {"startedAt": now}}},
-                        ],
+                        ]
+                        if trial
+                        else [],
                     },
                 },
             )
 
     def running_pods(self) -> list[dict[str, Any]]:
-        """In the order of their names."""
-        pods = [pod for pod in self.of("pods").values() if pod["status"]["phase"] == "Running"]
+        """Of trials, in the order of their names."""
+        pods = [
+            pod
+            for pod in self.of("pods").values()
+            if pod["status"]["phase"] == "Running" and LABEL_RUN in pod["metadata"]["labels"]
+        ]
         return sorted(pods, key=lambda pod: pod["metadata"]["name"])
 
     def end_pod(self, pod: dict[str, Any], result: Object, *, image: str = "sha256:one") -> None:

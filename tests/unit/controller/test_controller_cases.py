@@ -9,6 +9,7 @@ import memory_volume
 import pytest
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.seen import KubeError, Seen
+from autoresearch_operator.manifests.names import LABEL_RUN
 from autoresearch_operator.research.records import TrialPhase
 from controller_world import KEY, World, request
 from memory_cluster import MemoryCluster, Writes, result_of, scored
@@ -146,7 +147,8 @@ def test_waiting_for_a_node_costs_no_gpu_hours() -> None:
     for _ in range(10):
         world.now += 3600
         world.reconcile()
-    assert world.writes.kinds["create jobs"] == 3
+    trials = [job for job in world.cluster.of("jobs").values() if LABEL_RUN in job["metadata"]["labels"]]
+    assert len(trials) == 3
     assert world.status["spend"]["gpuHours"] < 0.1
     world.finish()
 

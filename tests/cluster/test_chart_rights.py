@@ -76,7 +76,9 @@ def test_the_operator_is_never_refused_and_leaves_no_right_unused(
     mark = components.audit_size()
     sim_trainer(behaviour(0.3))
     run = Watched(components, namespace)
-    components.api.create(run.path("researchruns"), request(namespace, limits={"experiments": 4}))
+    # Of several GPUs a trial, so that a canary is sent, too.
+    tier = {"name": "pair", "gpus": 2, "budget": {"steps": 10}, "maxParallel": 4}
+    components.api.create(run.path("researchruns"), request(namespace, tiers=[tier], limits={"experiments": 4}))
     # A run with credentials, so that its Secret is looked at; the server is not there, and the run says so.
     source = {"url": "https://127.0.0.1:1/ml/autoresearch.git", "secretName": "lab-git"}
     components.api.create(run.path("researchruns"), request(namespace, "second", source=source))
@@ -88,6 +90,7 @@ def test_the_operator_is_never_refused_and_leaves_no_right_unused(
 
     used: defaultdict[tuple[str, str], int] = defaultdict(int)
     refused = []
+    canaries = set()
     for event in components.audit_events(mark):
         if event["user"]["username"] != f"system:serviceaccount:{namespace}:{ACCOUNT}":
             continue
@@ -96,6 +99,9 @@ def test_the_operator_is_never_refused_and_leaves_no_right_unused(
         if about := event.get("objectRef"):
             what = about["resource"] + (f"/{about['subresource']}" if "subresource" in about else "")
             used[what, event["verb"]] += 1
+            if about.get("name", "").startswith("autoresearch-canary-"):
+                canaries.add((what, event["verb"]))
     assert not refused
+    assert {("jobs", "create"), ("jobs", "delete")} <= canaries, "the canary was sent and removed"
     unused = granted(components, namespace) - set(used)
     assert unused <= set(RARE), unused - set(RARE)

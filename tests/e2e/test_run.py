@@ -330,6 +330,10 @@ def test_helm_test_passes(done: Done) -> None:
         assert f"ok: {check}" in said
 
 
+def complete(lab: Lab) -> bool:
+    return {c["type"]: c["status"] for c in lab.run("first")["status"]["conditions"]}.get("Complete") == "True"
+
+
 def test_runs_outlive_the_operator_and_go_on_when_limits_are_raised(done: Done) -> None:
     lab = done.lab
     before = {name: (lab.run(name), lab.experiments(name)) for name in ("first", "remote")}
@@ -350,10 +354,9 @@ def test_runs_outlive_the_operator_and_go_on_when_limits_are_raised(done: Done) 
 
     raised = before["first"][0]["spec"]["limits"]["experiments"] + 1
     lab.kubectl("patch", "rr/first", "--type=merge", "-p", json.dumps({"spec": {"limits": {"experiments": raised}}}))
-    lab.api.wait(
-        lambda: lab.run("first")["status"]["counts"]["done"] == raised, "one more", timeout_seconds=RUN_SECONDS
-    )
-    assert {c["type"]: c["status"] for c in lab.run("first")["status"]["conditions"]}.get("Complete") != "True"
+    lab.api.wait(lambda: not complete(lab), "the run to be open again", every_seconds=0.2)
+    lab.api.wait(lambda: complete(lab), "its end", timeout_seconds=RUN_SECONDS)
+    assert lab.run("first")["status"]["counts"]["done"] == raised
     kept = before["first"][1]
     now = lab.experiments("first")[: len(kept)]
     assert [body["status"].get("valBPB") for body in now] == [body["status"].get("valBPB") for body in kept]

@@ -112,9 +112,10 @@ class Engine:
     def save(self, tag: str, target: Path) -> None:
         """Writes the image as one tar for `ctr images import` and `docker load`: uncompressed, it is read once.
 
-        A tar of the same image that is there already stays: writing gigabytes again would tell nobody anything.
+        A tar of the same image by the same name that is there already stays: writing gigabytes again would tell nobody
+        anything.
         """
-        if target.is_file() and _saved_digest(target) == self.digest(tag):
+        if target.is_file() and _saved(target) == (self.digest(tag), [tag]):
             return
         # Under another name until it is whole: whoever reads the old one meanwhile reads all of it.
         partial = target.with_suffix(f".{os.getpid()}")
@@ -130,13 +131,15 @@ class Engine:
         return subprocess.run(self.command(*asked), capture_output=True, check=False).returncode == 0
 
 
-def _saved_digest(archive: Path) -> str:
+def _saved(archive: Path) -> tuple[str, list[str]] | None:
+    """Digest and names of the image in a tar; None: it cannot be read."""
     try:
         with tarfile.open(archive) as opened:
             manifest = opened.extractfile("manifest.json")
-            return "sha256:" + json.load(manifest)[0]["Config"].removesuffix(".json") if manifest else ""
-    except (tarfile.TarError, KeyError, ValueError, OSError):
-        return ""
+            (image,) = json.load(manifest) if manifest else ()
+            return "sha256:" + image["Config"].removesuffix(".json"), image["RepoTags"]
+    except (tarfile.TarError, KeyError, ValueError, TypeError, OSError):
+        return None
 
 
 def find_engine(wanted: str | None, store: Path | None) -> Engine:

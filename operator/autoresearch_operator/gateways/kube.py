@@ -11,6 +11,7 @@ import asyncio
 import base64
 import json
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -23,7 +24,7 @@ from kubernetes.aio.client import ApiClient
 from autoresearch_operator import logs
 from autoresearch_operator.gateways.kube_errors import KubeError
 from autoresearch_operator.gateways.kube_events import EventRecorder
-from autoresearch_operator.gateways.kube_kinds import KINDS
+from autoresearch_operator.gateways.kube_kinds import KINDS, resource_of
 from autoresearch_operator.gateways.kube_login import login
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 ATTEMPTS: Final = 6
 LONGEST_WAIT: Final = 30.0
 """Seconds between two attempts at most, whatever Retry-After says: a pass must not sleep for minutes."""
+
+_VERBS: Final = {"GET": "get", "POST": "create", "PATCH": "patch", "DELETE": "delete"}
+"""Kubernetes' words for the methods that are used."""
 
 
 class _Passing(Exception):
@@ -72,6 +76,8 @@ class KubeCluster:
         self._client = client
         self._login_lock = asyncio.Lock()
         self._events = EventRecorder(self._create_event, self._repeat_event)
+        self.requests: Counter[tuple[str, str, str]] = Counter()
+        """Requests sent so far by verb, resource and HTTP code ("none": no answer), each attempt counted."""
 
     @classmethod
     async def connect(cls) -> KubeCluster:
@@ -226,8 +232,21 @@ class KubeCluster:
             raise _Passing(refusal, _seconds(answer_headers.get("Retry-After")))
         raise refusal
 
-    @staticmethod
     async def _send(
+        self, client: ApiClient, method: str, target: str, headers: Mapping[str, str], body: Object | None
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        code = "none"
+        try:
+            status, answer_headers, text = await self._exchange(client, method, target, headers, body)
+            code = str(status)
+        finally:
+            resource, named = resource_of(target)
+            verb = "list" if method == "GET" and not named else _VERBS.get(method, "other")
+            self.requests[verb, resource, code] += 1
+        return status, answer_headers, text
+
+    @staticmethod
+    async def _exchange(
         client: ApiClient, method: str, target: str, headers: Mapping[str, str], body: Object | None
     ) -> tuple[int, Mapping[str, str], bytes]:
         sent = dict(headers) | {"User-Agent": FIELD_MANAGER}

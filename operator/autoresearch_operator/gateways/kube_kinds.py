@@ -44,3 +44,17 @@ KINDS: Final = {
     )
 }
 """By the name that the gateway's methods take as `kind`: the plural, which is unique among these."""
+
+
+def resource_of(target: str) -> tuple[str, bool]:
+    """What a request path is about, such as "jobs" or "researchruns/status", and whether it names one object.
+
+    Only what `KINDS` knows has a name of its own, so that there are few of them whatever is asked for.
+    """
+    parts = target.partition("?")[0].strip("/").split("/")
+    rest = parts[2:] if parts[0] == "api" else parts[3:]
+    if len(rest) > 2 and rest[0] == "namespaces":
+        rest = rest[2:]
+    if not rest or rest[0] not in KINDS:
+        return "other", False
+    return (f"{rest[0]}/status" if rest[2:] == ["status"] else rest[0]), len(rest) > 1

@@ -150,6 +150,28 @@ def test_faults_that_pass_are_tried_again(serve: Serve, fault: web.Response | No
     assert len(server.asked) >= 3
 
 
+def test_every_attempt_is_counted_by_what_was_asked_and_answered(serve: Serve) -> None:
+    server = serve(None, refuse(503, "Unavailable", "later"), {"metadata": {}, "items": []})
+
+    async def work(cluster: KubeCluster) -> Any:
+        await cluster.create("jobs", JOB)
+        await cluster.get("jobs", "lab", "x")
+        await cluster.patch_status("experiments", "lab", "x", {})
+        await cluster.list("pods", "lab")
+        return cluster.requests
+
+    counted = ask(server, work)
+    # aiohttp itself may ask once more on a connection that was closed before any answer.
+    assert counted.pop(("create", "jobs", "none")) >= 1
+    assert counted == {
+        ("create", "jobs", "503"): 1,
+        ("create", "jobs", "200"): 1,
+        ("get", "jobs", "200"): 1,
+        ("patch", "experiments/status", "200"): 1,
+        ("list", "pods", "200"): 1,
+    }
+
+
 def test_retry_after_is_waited_for(serve: Serve) -> None:
     server = serve(refuse(429, "TooManyRequests", "slow down", **{"Retry-After": "1"}), JOB)
     began = time.monotonic()

@@ -42,6 +42,8 @@ class Process:
         self._told, self._log = folder / f"{name}.jsonl", folder / f"{name}.log"
         environ = {key: value for key, value in os.environ.items() if not key.startswith("AUTORESEARCH_")}
         takes = settings.pop("takes", "0")
+        real = [str(Path(sys.executable).with_name("autoresearch")), "operator"]
+        command = real if settings.pop("controller", "") == "real" else [sys.executable, str(PROGRAM)]
         variables = {
             "namespaces": namespace,
             "lease_namespace": namespace,
@@ -55,7 +57,7 @@ class Process:
         environ |= {f"AUTORESEARCH_{key.upper()}": value for key, value in variables.items()}
         environ |= {"KUBECONFIG": str(cluster.kubeconfig), "TAKES": takes}
         with self._told.open("w") as told, self._log.open("w") as log:
-            self.process = subprocess.Popen([sys.executable, str(PROGRAM)], env=environ, stdout=told, stderr=log)
+            self.process = subprocess.Popen(command, env=environ, stdout=told, stderr=log)
 
     def lines(self, event: str = "begin") -> list[dict[str, Any]]:
         texts = self._told.read_text().splitlines(keepends=True)
@@ -318,3 +320,33 @@ def test_a_wrong_setting_is_a_sentence_and_exit_code_2(start: Start) -> None:
     operator = start(workers="many")
     assert operator.process.wait(30) == 2
     assert 'error: AUTORESEARCH_WORKERS is "many", want an integer; unset, it is 4\n' in operator._log.read_text()
+
+
+# What Prometheus reads ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_tell_of_runs_while_they_are_there(cluster: Cluster, namespace: str, start: Start) -> None:
+    create_run(cluster, namespace, "first")
+    operator = start(controller="real", trainer_image="registry.invalid/trainer:1").wait_ready()
+
+    def line(text: str) -> Callable[[], bool]:
+        return lambda: f"\n{text}\n" in operator.probe("/metrics")[1]
+
+    of_run = f'namespace="{namespace}",run="first"'
+    wait_for(line(f'autoresearch_run_phase{{{of_run},state="Suspended"}} 1.0'), "the phase")
+    wait_for(line(f'autoresearch_run_slots_limit{{{of_run},tier="gpu"}} 1.0'), "what the ledger tells")
+    assert line("autoresearch_ready 1.0")()
+    assert line('autoresearch_api_requests_total{code="200",resource="researchruns/status",verb="patch"} 1.0')()
+
+    cluster.api.delete(f"{API}/{namespace}/researchruns/first")
+    wait_for(lambda: 'run="first"' not in operator.probe("/metrics")[1], "the end of its series")
+    assert line("autoresearch_pass_failures_total 0.0")()
+
+
+def test_one_that_waits_for_the_lease_tells_that_it_is_not_at_work(namespace: str, start: Start) -> None:
+    start("one").wait_ready()
+    two = start("two")
+    wait_for(lambda: two.said("is held by one"), "the second one waiting")
+    text = two.probe("/metrics")[1]
+    assert "\nautoresearch_ready 0.0\n" in text
+    assert 'resource="leases",verb="get"' in text

@@ -16,6 +16,7 @@ from autoresearch_operator.api.run import ResearchRun, RunPhase
 from autoresearch_operator.cluster import canaries, projection, runstatus, thinking
 from autoresearch_operator.cluster.conditions import Wanted, changed, kept, merged
 from autoresearch_operator.cluster.faults import Fault, fault_of
+from autoresearch_operator.cluster.meters import Meters
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.passing import Pass
 from autoresearch_operator.cluster.repositories import NotReady, Repositories
@@ -51,6 +52,7 @@ class Controller:
         *,
         options: Options | None = None,
         clock: Callable[[], float] = time.time,
+        meters: Meters | None = None,
     ) -> None:
         """`clock` gives seconds since the epoch."""
         self._cluster = cluster
@@ -58,6 +60,7 @@ class Controller:
         self._trials = trials
         self._options = options or Options()
         self._clock = clock
+        self.meters = meters or Meters()
         self._canaries = canaries.Canaries(cluster, trials)
         self._states: dict[Key, RunState] = {}
         self._stops: dict[Key, _Stop] = {}
@@ -71,6 +74,7 @@ class Controller:
         body = seen.run
         if body is None:
             self._forget(key)
+            self.meters.forget(key)
             self._stops.pop(key, None)
             await self._canaries.withdraw(key)
             await asyncio.to_thread(self._repositories.release, key)
@@ -101,6 +105,10 @@ class Controller:
         if tasks:
             await asyncio.wait(tasks, timeout=5)
 
+    def state(self, key: Key) -> RunState | None:
+        """What is known of a run that is being carried out: to be read, on the event loop."""
+        return self._states.get(key)
+
     def _forget(self, key: Key) -> None:
         """What is known of a run is dropped; a push under way ends by itself."""
         self._states.pop(key, None)
@@ -124,7 +132,7 @@ class Controller:
         if state.shown == shown and (state.look_at is None or now < state.look_at):
             # Most events are echoes of our own writes.
             return None if state.look_at is None else state.look_at - now
-        one = Pass(self._cluster, state, seen, self._trials, self._options, now)
+        one = Pass(self._cluster, state, seen, self._trials, self._options, self.meters, now)
         await one.run()
         one.look_by(await self._ask_network(state, now))
         one.look_by(self._publish(state, now))
@@ -202,6 +210,7 @@ class Controller:
             if not task.done():
                 return now + PUBLISH_LOOK
             state.publishing, state.published = None, task.result()
+            self.meters.published(state.key, state.published)
             pause = state.published.retry_after
             state.publish_at = None if pause is None else now + pause
             # What is saved after a success is offered at once, and the publisher knows the pace; a server that did not

@@ -9,6 +9,7 @@ from typing import Any
 from autoresearch_operator.api.reasons import ProgressingReason, ReadyReason
 from autoresearch_operator.cluster import projection, readiness, thinking
 from autoresearch_operator.cluster.fold import QUEUE_EVICTION, Folded, fold
+from autoresearch_operator.cluster.meters import Meters
 from autoresearch_operator.cluster.objects import NotYet, Objects
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.pauses import out_of_patience, pause_until
@@ -37,13 +38,21 @@ class Pass:
     """One pass. `look_again_at` is, at the end, when the next is wanted without an event; None: never."""
 
     def __init__(
-        self, cluster: Cluster, state: RunState, seen: Seen, settings: TrialSettings, options: Options, now: float
+        self,
+        cluster: Cluster,
+        state: RunState,
+        seen: Seen,
+        settings: TrialSettings,
+        options: Options,
+        meters: Meters,
+        now: float,
     ) -> None:
         self._cluster = cluster
         self._state = state
         self._seen = seen
         self._settings = settings
         self._options = options
+        self._meters = meters
         self._objects = Objects(cluster, state, settings, options)
         self._now = now
         self.look_again_at: float | None = None
@@ -90,6 +99,7 @@ class Pass:
         state.hindrances = folded.hindrances
         state.deleted_jobs &= self._seen.jobs.keys()
         if folded.finished:
+            self._meters.freed(state.key, len(folded.finished), state.slots)
             state.add_trials(folded.finished)
             state.unsaved = True
         self._note_evictions(folded)
@@ -275,6 +285,7 @@ class Pass:
     def _starting(self, start: TrialStart) -> Any:
         async def begin() -> None:
             await self._objects.start(start, self._now)
+            self._meters.filled(self._state.key)
 
         return begin
 
@@ -326,6 +337,8 @@ class Pass:
         why = f"{plan.complete or plan.failed}: {plan.message}" if plan.finished and not state.running else None
         if why != state.finished:
             await asyncio.to_thread(thinking.set_finished, state, why)
+        if state.finished is not None or state.run.spec.suspend:
+            self._meters.at_rest(state.key)
 
     def _plan_next_look(self, folded: Folded) -> None:
         state = self._state

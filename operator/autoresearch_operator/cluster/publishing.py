@@ -8,6 +8,7 @@ done again with the same commits.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -56,6 +57,8 @@ class PublishState:
     """What this call pushed: ref to commit."""
     retry_after: float | None = None
     """Seconds after which a call may find something to do; None: not before the next save."""
+    seconds: float | None = field(default=None, compare=False)
+    """How long this call talked to the server; None: it did not."""
 
     @property
     def ok(self) -> bool:
@@ -126,7 +129,7 @@ class Publisher:
             if wait is None:
                 wait = self._pace.take(self._identity, now)
             if wait > 0:
-                self.state = replace(self.state, pushed={}, retry_after=wait)
+                self.state = replace(self.state, pushed={}, retry_after=wait, seconds=None)
             else:
                 self.state = self._attempt(now)
             return self.state
@@ -139,6 +142,7 @@ class Publisher:
 
     def _attempt(self, now: float) -> PublishState:
         pushed: dict[str, str] = {}
+        began = time.monotonic()
         try:
             with self._access() as access:
                 result = self._converse(access, pushed)
@@ -148,7 +152,7 @@ class Publisher:
             result = Result(Outcome.CREDENTIALS, str(error))
         except KubeError as error:
             result = Result(Outcome.UNAVAILABLE, f"the Secret for {self._url} could not be read: {error}")
-        return self._judge(result, pushed, now)
+        return replace(self._judge(result, pushed, now), seconds=time.monotonic() - began)
 
     def reopened(self) -> None:
         """A finished run goes on: its branch may have been taken by another one."""

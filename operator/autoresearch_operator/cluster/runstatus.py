@@ -40,7 +40,7 @@ def status_of(state: RunState, previous: Mapping[str, Any], now: float) -> dict[
     phase, reason = _phase(state, wanted)
     standing, tier = state.plan.standing, state.tier
     baseline, head = standing.baseline_score, standing.incumbent_score
-    hours = _gpu_hours(state, now)
+    hours = gpu_hours(state, now)
     result: dict[str, Any] = {
         "phase": str(phase),
         "reason": reason,
@@ -238,10 +238,17 @@ def _tier(state: RunState, name: str, baseline: Interval | None, head: Interval 
 
 def _measured(record: ExperimentRecord, score: Interval, degrees: int) -> dict[str, Any]:
     result: dict[str, Any] = {"commit": _commit(record), "valBPB": round(score.mean, 6), "runs": score.runs}
-    if math.isfinite(score.error) and degrees > 0:
-        reach = t_quantile(0.025, degrees) * score.error
-        result["interval"] = [round(max(0.0, score.mean - reach), 6), round(score.mean + reach, 6)]
+    if (ends := interval(score, degrees)) is not None:
+        result["interval"] = [round(end, 6) for end in ends]
     return result
+
+
+def interval(score: Interval, degrees: int) -> tuple[float, float] | None:
+    """The 95 % interval of a mean, bits per byte; None while nothing is known of the noise."""
+    if not math.isfinite(score.error) or degrees <= 0:
+        return None
+    reach = t_quantile(0.025, degrees) * score.error
+    return max(0.0, score.mean - reach), score.mean + reach
 
 
 def _commit(record: ExperimentRecord) -> str:
@@ -253,6 +260,7 @@ def _significant(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _gpu_hours(state: RunState, now: float) -> float:
+def gpu_hours(state: RunState, now: float) -> float:
+    """GPU-hours of all trials, those that run included."""
     running = sum(max(0.0, now - each.charged_from(now).started_at) for each in state.running.values())
     return (state.search_seconds + running) * state.tier.gpus / 3600.0

@@ -18,6 +18,7 @@ from autoresearch_operator.api.tiers import Tier
 from autoresearch_operator.cluster.canaries import Network
 from autoresearch_operator.cluster.repositories import PublishState, RunRepository
 from autoresearch_operator.cluster.seen import Key, Object
+from autoresearch_operator.cluster.tally import Tally
 from autoresearch_operator.engine.candidates import CandidateMaker
 from autoresearch_operator.manifests.experiment import Place
 from autoresearch_operator.manifests.settings import Hardware
@@ -132,6 +133,8 @@ class RunState:
     exhausted: bool = False
     search_seconds: float = 0.0
     """Seconds that finished trials held their slots."""
+    tally: Tally = field(default_factory=Tally)
+    """Sums over the trials that are in the ledger: not over those that a kill could still take back."""
 
     active: float = 0.0
     """Seconds at work, over all starts of the operator; a suspended or finished run does not age."""

@@ -55,6 +55,7 @@ def open_state(key: Key, body: Object, run: ResearchRun, repository: RunReposito
         finished=details.get("finished"),
     )
     state.add_trials(loaded.trials)
+    state.tally = state.tally.grown(state.trials, state.experiments)
     state.dirty = set(range(len(state.experiments)))
     return state
 
@@ -136,6 +137,7 @@ def _save(state: RunState, records: Sequence[ExperimentRecord], landed: Sequence
             raise LedgerMoved(saved.message)
         return saved.message or str(saved.outcome)
     state.experiments = list(saved.experiments)
+    state.tally = state.tally.grown(state.trials, state.experiments)
     state.unsaved = False
     state.publish_wanted = True
     state.dirty.update(record.number for record in records)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from autoresearch_operator.cluster.seen import Cluster, Key, Object, Seen
+from autoresearch_operator.observe.catalogue import Sample
+from autoresearch_operator.observe.instruments import Histogram
 from autoresearch_operator.operator_settings import OperatorSettings
 
 if TYPE_CHECKING:
@@ -35,6 +38,10 @@ class Work:
     keys: Callable[[], Sequence[Key]] = lambda: ()
     """Runs that are on the volume; blocking. One that is no longer in the cluster gets a pass too, to free its
     branch."""
+    samples: Callable[[Key, Object], Iterable[Sample]] = lambda _key, _run: ()
+    """What /metrics tells of a run that is in the cluster; called on the event loop."""
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    """What the controller measures of itself, by the name of the metric."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,6 @@ class Parts:
 
     work: Callable[[Cluster, OperatorSettings], Work]
     git: Callable[[OperatorSettings], web.Application] | None = None
-    metrics: Callable[[], tuple[bytes, str]] | None = None
-    """Body and content type of /metrics."""
 
 
 def real_parts() -> Parts:
@@ -60,6 +65,7 @@ def _git(settings: OperatorSettings) -> web.Application:
 
 
 def _work(cluster: Cluster, settings: OperatorSettings) -> Work:
+    from autoresearch_operator.cluster import runmetrics
     from autoresearch_operator.cluster.controller import Controller
     from autoresearch_operator.cluster.options import Options
     from autoresearch_operator.cluster.repositories import Repositories
@@ -80,7 +86,11 @@ def _work(cluster: Cluster, settings: OperatorSettings) -> Work:
     )
     options = Options(status_interval=settings.status_seconds, nodes_readable=settings.nodes_readable)
     controller = Controller(cluster, repositories, trials, options=options)
-    return Work(controller=controller, keys=repositories.keys)
+
+    def samples(key: Key, run: Object) -> Iterable[Sample]:
+        return runmetrics.of_run(key, run, controller.state(key), controller.meters, time.time())
+
+    return Work(controller, repositories.keys, samples, controller.meters.histograms())
 
 
 def _secrets(cluster: Cluster) -> Callable[[str, str], Object | None]:

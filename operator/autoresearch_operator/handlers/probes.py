@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -61,8 +60,8 @@ class Health:
         return ""
 
 
-def application(health: Health, metrics: Callable[[], tuple[bytes, str]] | None = None) -> web.Application:
-    """/healthz, /readyz and, with `metrics` (body and content type), /metrics."""
+def application(health: Health, metrics: Callable[[str], Awaitable[tuple[bytes, str]]]) -> web.Application:
+    """/healthz, /readyz and /metrics; `metrics` gives body and content type for an Accept header."""
 
     async def healthz(_: web.Request) -> web.Response:
         ill = health.ill()
@@ -72,17 +71,14 @@ def application(health: Health, metrics: Callable[[], tuple[bytes, str]] | None 
         why = health.waiting_for or health.ill()
         return web.Response(status=503 if why else 200, text=(why or "ok") + "\n")
 
+    async def exposition(request: web.Request) -> web.Response:
+        body, content_type = await metrics(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
-    if metrics is not None:
-        collect = metrics
-
-        async def exposition(_: web.Request) -> web.Response:
-            body, content_type = await asyncio.to_thread(collect)
-            return web.Response(body=body, headers={"Content-Type": content_type})
-
-        app.router.add_get("/metrics", exposition)
+    app.router.add_get("/metrics", exposition)
     return app
 
 

@@ -22,6 +22,7 @@ from autoresearch_operator.gateways.kube_errors import KubeError
 from autoresearch_operator.gateways.kube_lease import Lease
 from autoresearch_operator.handlers.assembly import Parts, Work
 from autoresearch_operator.handlers.comparison import Comparison
+from autoresearch_operator.handlers.metrics import Metrics
 from autoresearch_operator.handlers.probes import Health, Servers, application
 from autoresearch_operator.handlers.view import COMPARED, LABELLED, RUN_LABEL, View
 from autoresearch_operator.handlers.watches import Watches
@@ -55,14 +56,16 @@ async def operate(settings: OperatorSettings, parts: Parts) -> None:
     async with AsyncExitStack() as stack:
         queue: KeyedQueue[Key] = KeyedQueue(context=lambda key: logs.about(f"{key.namespace}/{key.name}"))
         health = Health(resync_seconds=settings.resync_seconds, queue=queue.stats)
+        metrics = Metrics(queue.stats, lambda: not (health.waiting_for or health.ill()))
         servers = Servers()
         stack.push_async_callback(servers.close)
-        await servers.serve(application(health, parts.metrics), settings.http_port)
+        await servers.serve(application(health, metrics.exposition), settings.http_port)
         if parts.git is not None:
             await servers.serve(parts.git(settings), settings.git_port)
         cluster = await KubeCluster.connect()
         stack.push_async_callback(cluster.close)
-        process = _Process(settings, cluster, queue, health)
+        metrics.requests = cluster.requests
+        process = _Process(settings, cluster, queue, health, metrics)
         await _unless(stop, process.run(parts, stop))
 
 
@@ -70,12 +73,18 @@ class _Process:
     """The part of the process that talks to the API server."""
 
     def __init__(
-        self, settings: OperatorSettings, cluster: KubeCluster, queue: KeyedQueue[Key], health: Health
+        self,
+        settings: OperatorSettings,
+        cluster: KubeCluster,
+        queue: KeyedQueue[Key],
+        health: Health,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
         self._cluster = cluster
         self._queue = queue
         self._health = health
+        self._metrics = metrics
         self._view = View(queue.add)
         self._comparison = Comparison(cluster, self._view, settings.served)
         self._lease = Lease(
@@ -100,6 +109,7 @@ class _Process:
             self._health.waiting_for = "waiting for the first lists"
             filling = await stack.enter_async_context(_task(self._fill()))
             work = parts.work(Written(self._cluster, self._view), self._settings)
+            self._metrics.show(self._view.requests, work)
             await _first(filling, keeping)
             # After the list, so that kopf finds everything known: it takes a task and a millisecond for each object.
             # What is deleted in between is found by the first comparison.
@@ -119,7 +129,8 @@ class _Process:
 
         async def one_pass(key: Key) -> float | None:
             seen = self._view.seen(key)
-            again = await work.controller.reconcile(key, seen)
+            with self._metrics.one_pass():
+                again = await work.controller.reconcile(key, seen)
             if seen.run is None and again is None:
                 self._queue.forget(key)
             return again

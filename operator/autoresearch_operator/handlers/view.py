@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -133,6 +133,12 @@ class View:
     def runs(self) -> list[Key]:
         """Every run of which there is anything, also one that is deleted and whose children are still there."""
         return list(self._runs)
+
+    def requests(self) -> Iterator[tuple[Key, Object]]:
+        """The ResearchRuns that there are."""
+        for key, objects in self._runs.items():
+            if objects.run is not None:
+                yield key, objects.run
 
     def versions(self, kind: str) -> dict[tuple[str, str], tuple[str, int]]:
         """(namespace, name) -> (uid, version) of all objects of a kind."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from autoresearch_operator.cluster.controller import Controller
+from autoresearch_operator.cluster.meters import Meters
 from autoresearch_operator.cluster.options import Options
 from autoresearch_operator.cluster.repositories import Repositories
 from autoresearch_operator.cluster.seen import Key
@@ -65,7 +66,7 @@ class World:
         self.repositories = MemoryRepositories(self.volume)
         self.controller = Controller(
             self.cluster, cast(Repositories, self.repositories), TrialSettings("trainer:1"), options=self.options,
-            clock=lambda: self.now,
+            clock=lambda: self.now, meters=Meters(lambda: self.now),
         )  # fmt: skip
 
     @property

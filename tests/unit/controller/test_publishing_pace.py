@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 from autoresearch_operator.api.reasons import BranchUpdatedReason
 from autoresearch_operator.cluster.controller import Controller
+from autoresearch_operator.cluster.meters import Meters
 from autoresearch_operator.cluster.publishing import PublishState
+from autoresearch_operator.cluster.seen import Key
+
+KEY = Key("lab", "first")
 
 
 def asked_at(state: PublishState, save_at: float) -> list[float]:
@@ -19,14 +23,15 @@ def asked_at(state: PublishState, save_at: float) -> list[float]:
         return state
 
     async def play() -> None:
+        controller: Any = SimpleNamespace(meters=Meters())  # all that it uses of it
         run: Any = SimpleNamespace(
-            publishing=None, published=None, publish_wanted=True, publish_after=0.0, publish_at=None,
+            key=KEY, publishing=None, published=None, publish_wanted=True, publish_after=0.0, publish_at=None,
             repository=SimpleNamespace(publish=publish),
         )  # fmt: skip
         for second in range(400):
             if second == save_at:
                 run.publish_wanted = True
-            Controller._publish(None, run, float(second))  # type: ignore[arg-type]  # it uses nothing of the controller
+            Controller._publish(controller, run, float(second))
             if run.publishing is not None:
                 await run.publishing
 

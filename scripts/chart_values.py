@@ -166,6 +166,27 @@ class Service(Values):
     """Annotations of the Service."""
 
 
+class ServiceMonitor(Values):
+    """A ServiceMonitor, for clusters where the Prometheus Operator runs."""
+
+    create: bool = False
+    """Make it; the cluster needs the definition servicemonitors.monitoring.coreos.com."""
+    namespace: Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$", max_length=63)] = ""
+    """Its namespace. Empty: the release's."""
+    labels: Strings = Field(default={}, examples=[{"release": "kube-prometheus-stack"}])
+    """Labels for a Prometheus that selects by them: kube-prometheus-stack looks only at its own release's label, unless
+    told otherwise."""
+    interval: Annotated[str, Field(pattern=r"^([0-9]+(ms|s|m))?$")] = "30s"
+    """Time between two scrapes. Empty: Prometheus' own."""
+
+
+class Metrics(Values):
+    """How the operator's metrics are found. They are always served, on 8080 of the Service."""
+
+    service_monitor: ServiceMonitor = ServiceMonitor()
+    """A ServiceMonitor, for clusters where the Prometheus Operator runs."""
+
+
 class NetworkPolicy(Values):
     """Who may talk to the operator, and to whom it may talk. (Trials have a policy of their own that denies all.)"""
 
@@ -245,6 +266,8 @@ class ChartValues(Values):
     """The volume."""
     service: Service = Service()
     """The Service."""
+    metrics: Metrics = Metrics()
+    """Metrics."""
     network_policy: NetworkPolicy = NetworkPolicy()
     """The NetworkPolicy."""
     ca_bundle: CaBundle = CaBundle()

@@ -51,16 +51,21 @@ def test_lint_finds_nothing(example: str, helm: Helm) -> None:
     helm("lint", "--strict", CHART, *helm.arguments(example, None))
 
 
+FOREIGN = {"ServiceMonitor"}
+"""Kinds of an operator that is not installed here: no schema of theirs is at hand."""
+
+
 @pytest.mark.parametrize("example", SETS)
 def test_every_object_fits_the_schemas_of_the_api_server(example: str, helm: Helm, schemas: str) -> None:
-    kubeconform(helm.render(example), schemas)
+    kubeconform([o for o in helm.render(example) if o["kind"] not in FOREIGN], schemas)
 
 
 @pytest.mark.parametrize("example", SETS)
 def test_the_api_server_takes_every_object(example: str, helm: Helm, control_plane: Cluster, lab: str) -> None:
     values = {"watchNamespaces": [lab]} if example in ("namespaced", "everything") else None
     objects = helm.render(example, namespace=lab, values=values)
-    objects = [o for o in objects if o["kind"] != "CustomResourceDefinition"]  # installed, and tried in test_crds.py
+    # Definitions are installed, and tried in test_crds.py.
+    objects = [o for o in objects if o["kind"] not in {"CustomResourceDefinition", *FOREIGN}]
     for o in objects:
         # A pod is looked at together with its service account, which a dry run does not leave behind.
         if o["kind"] == "Pod":
@@ -224,9 +229,26 @@ def test_egress_is_closed_but_for_what_is_listed(helm: Helm) -> None:
     assert [rule["ports"][0]["port"] for rule in spec["egress"]] == [53, 443]
 
 
+def test_a_service_monitor_is_made_for_who_asks_for_it_and_finds_the_service_s_port(helm: Helm) -> None:
+    assert not any(o["kind"] == "ServiceMonitor" for o in helm.render())
+    objects = helm.render("everything")
+    monitor, service = one(objects, "ServiceMonitor"), one(objects, "Service")
+    assert monitor["metadata"]["namespace"] == "monitoring"
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    spec = monitor["spec"]
+    assert spec["namespaceSelector"] == {"matchNames": [service["metadata"]["namespace"]]}
+    assert spec["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert spec["endpoints"] == [{"port": "metrics", "path": "/metrics", "honorLabels": True, "interval": "15s"}]
+    assert spec["endpoints"][0]["port"] in [port["name"] for port in service["spec"]["ports"]]
+    plain = one(helm.render(values={"metrics": {"serviceMonitor": {"create": True, "interval": ""}}}), "ServiceMonitor")
+    assert plain["metadata"]["namespace"] == "lab"
+    assert "interval" not in plain["spec"]["endpoints"][0]
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
+        ({"metrics": {"serviceMonitor": {"interval": "fast"}}}, "/metrics/serviceMonitor/interval"),
         ({"replicas": 2}, "additional properties 'replicas' not allowed"),
         ({"persistence": {"enable": True}}, "additional properties 'enable' not allowed"),
         ({"persistence": {"size": "10GB"}}, "/persistence/size"),

@@ -1,5 +1,6 @@
 #!/usr/bin/env python
-"""Writes docs/reference/ from the API's models and enums, or with --check tells whether it is up to date."""
+"""Writes docs/reference/ from the API's models and enums and the list of metrics, or with --check tells whether it is
+up to date."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from autoresearch_operator.api.base import Duration, Model, Quantity
 from autoresearch_operator.api.experiment import Experiment
 from autoresearch_operator.api.fields import Type, by_alias, documented, field_type
 from autoresearch_operator.api.run import ResearchRun
+from autoresearch_operator.observe.catalogue import METRICS
 from autoresearch_operator.operator_settings import PREFIX, OperatorSettings
 from generated import ROOT, write_or_check
 from pydantic import BaseModel
@@ -178,8 +180,38 @@ def settings_page() -> str:
     return "\n".join(lines)
 
 
+def metrics_page() -> str:
+    lines = ["# Metrics of the operator", "", GENERATED, ""]
+    lines += [
+        "`GET /metrics` on the operator's HTTP port (8080), in Prometheus' text format or OpenMetrics. How to scrape",
+        "it, and queries to begin with: [observability.md](../observability.md).",
+        "",
+        "Labels are few and bounded: a namespace, a run, a tier, and words from [reasons.md](reasons.md). No series",
+        "carries the name of an experiment or a trial, nor any text that a candidate, a proposer or a server wrote.",
+        "",
+        "A run's series go when the run is deleted. What follows from a run's ledger (all `_run_` metrics but",
+        "`pushes_total`, `phase` and `condition`) is read from it at each scrape, and a restart changes none of it; it",
+        "is absent while the run cannot be opened. What the process measures of itself begins anew with it. The",
+        "library adds `process_` metrics: CPU, memory, open files.",
+        "",
+        "| name | type | unit | labels | meaning | answers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "—"
+        unit = metric.unit.replace("_", " ") or "—"
+        cells = (f"`{metric.name}`", metric.kind, unit, labels, metric.meaning, metric.question)
+        lines.append(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+    return "\n".join(lines)
+
+
 def pages() -> dict[Path, str]:
-    made = {"api.md": api_page(), "reasons.md": reasons_page(), "settings.md": settings_page()}
+    made = {
+        "api.md": api_page(),
+        "metrics.md": metrics_page(),
+        "reasons.md": reasons_page(),
+        "settings.md": settings_page(),
+    }
     return {REFERENCE / name: text + "\n" for name, text in made.items()}
 
 

@@ -79,7 +79,8 @@ def fold(state: RunState, seen: Seen, now: float, options: Options) -> Folded:
             continue
         folded.jobs[record.key] = name
         # A trial of an experiment that the ledger lacks is taken up once that experiment was made again.
-        if record.key not in state.trials and record.key.experiment < len(state.experiments):
+        settled = record.key in state.trials or record.key.experiment >= len(state.experiments)
+        if not settled and not _is_a_strangers(state, record.key):
             found[record.key] = job, record
     # In the order of seeds, so that what is pinned does not depend on the order of events.
     for key in sorted(found, key=lambda key: (key.experiment, key.seed, key.attempt)):
@@ -99,6 +100,14 @@ def fold(state: RunState, seen: Seen, now: float, options: Options) -> Folded:
             else:
                 folded.look_by(known.created_at + options.lost_job_after)
     return folded
+
+
+def _is_a_strangers(state: RunState, key: TrialKey) -> bool:
+    """Whether a Job measures again what we have, and nobody here asked for that: a second operator lost sight of the
+    first attempt. Its score must not be in the ledger beside ours."""
+    if (key.experiment, key.seed) not in state.scored or key in state.running:
+        return False
+    return all(start.key != key for start in state.plan.starts)
 
 
 def _record(record: TrialRecord, job: Object, pod: Object | None) -> TrialRecord:

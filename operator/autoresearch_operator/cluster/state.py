@@ -22,7 +22,7 @@ from autoresearch_operator.cluster.tally import Tally
 from autoresearch_operator.engine.candidates import CandidateMaker
 from autoresearch_operator.manifests.experiment import Place
 from autoresearch_operator.manifests.settings import Hardware
-from autoresearch_operator.research.records import ExperimentRecord, Observed, Plan, TrialKey, TrialRecord
+from autoresearch_operator.research.records import ExperimentRecord, Observed, Plan, TrialKey, TrialPhase, TrialRecord
 
 FIRST_LOOK = 5.0
 """Seconds until what a run lacks is looked for again the first time; then twice as long each time."""
@@ -113,6 +113,8 @@ class RunState:
     experiments: list[ExperimentRecord]
     trials: dict[TrialKey, TrialRecord] = field(default_factory=dict)
     """Finished ones, in the order in which they came to be known."""
+    scored: set[tuple[int, int]] = field(default_factory=set)
+    """(experiment, seed) of all that has a score."""
     by_subject: dict[int, list[TrialRecord]] = field(default_factory=lambda: defaultdict(list))
     unsaved: bool = False
     """There are finished trials that the ledger does not have yet."""
@@ -242,6 +244,8 @@ class RunState:
                 continue
             self.trials[trial.key] = trial
             self.by_subject[trial.subject].append(trial)
+            if trial.phase is TrialPhase.SCORED:
+                self.scored.add((trial.key.experiment, trial.key.seed))
             self.dirty.add(trial.subject)
             if trial.finished_at is not None:
                 self.search_seconds += max(0.0, trial.finished_at - trial.started_at)

@@ -69,13 +69,19 @@ def merge_statuses(state: RunState, objects: Mapping[int, Object], numbers: Sequ
 
     Only from an Experiment with the same commit as the record: another one measured something else.
     """
+    scored = frozenset(state.scored)
     for number in numbers:
         item = objects.get(number)
         if item is None or item["spec"].get("commit") != state.experiments[number].commit:
             continue
         known = len(state.experiments)
         missing = [
-            trial for trial in finished_trials(item) if trial.key not in state.trials and trial.key.experiment < known
+            trial
+            for trial in finished_trials(item)
+            if trial.key not in state.trials
+            and trial.key.experiment < known
+            # A second score of the same measurement is another operator's.
+            and (trial.key.experiment, trial.key.seed) not in scored
         ]
         if missing:
             state.add_trials(missing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,7 @@ class Disturbed:
         assert best == self.expected[1], self.operator.log.read_text()[-6000:]
         if self.server is not None:
             self.run.wait(lambda: self.server_head() == self.expected[1], "the branch on the server", 60)
+            self.wait_for_the_servers_ledger()
         self.operator.stop()
         assert self.found(volume or self.operator.volume) == self.expected
         assert any(verdict[2] == "Accepted" for verdict in self.expected[0][1:]), "nothing landed: no test of a branch"
@@ -115,6 +118,20 @@ class Disturbed:
     def found(self, volume: Path) -> Any:
         """What a volume's ledger says; fails when a measurement is in it twice."""
         return controlledruns.ledger(volume, self.body, secrets=self.secrets)
+
+    def wait_for_the_servers_ledger(self) -> None:
+        """Waits until the ledger on the git server says that the run is over: it is pushed after the status is written,
+        and a branch without its record would be half a result."""
+        self.run.wait(lambda: self._server_run().get("finished"), "the record's end on the server", 120)
+
+    def _server_run(self) -> dict[str, Any]:
+        assert self.server is not None
+        ref = f"refs/autoresearch/{self.namespace}-{self.body['metadata']['name']}/ledger"
+        if ref not in self.server.refs():
+            return {}
+        show = ["git", "-C", str(self.server.path), "show", f"{ref}:run.json"]
+        told: dict[str, Any] = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
+        return told
 
     def server_head(self) -> str | None:
         """Where the branch is on the git server."""

@@ -185,6 +185,9 @@ def test_two_operators_with_volumes_of_their_own_work_at_once(
         assert second.process is not None
         assert second.process.poll() is None
         one.run.wait_complete(240)
+        if where == "server":
+            # Either of the two may be the one that goes on.
+            one.wait_for_the_servers_ledger()
         second.stop()
     # With a git server its ledger is the one that counts: the volume whose push came second says so, and stops.
     one.check(volume=one.folder / "from-the-server" if where == "server" else None)

@@ -49,9 +49,11 @@ def lab(plane: ControlPlane, helm: Helm) -> Iterator[str]:
     yield name
     for release in helm("list", "--short", "--namespace", name).split():
         helm("uninstall", release, "--namespace", name)
-    for crd in ("researchruns", "experiments"):
-        plane.api.delete(f"{CRDS}/{crd}.autoresearch.dev")
-    plane.api.wait(lambda: plane.api.find(f"{CRDS}/researchruns.autoresearch.dev") is None, "the CRDs gone")
+    definitions = [f"{CRDS}/{crd}.autoresearch.dev" for crd in ("researchruns", "experiments")]
+    for definition in definitions:
+        plane.api.delete(definition)
+    for definition in definitions:
+        plane.api.wait(lambda gone=definition: plane.api.find(gone) is None, f"{definition} gone")
     plane.delete_namespace(name)
 
 

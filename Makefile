@@ -31,7 +31,7 @@ e2e: $(DEV_STAMP) ## Build both images, install the chart on a node with real co
 perf: $(DEV_STAMP) ## Measure the figures of docs/benchmarks.md at full size on this machine
 	@scripts/perf
 
-chaos: $(DEV_STAMP) ## Kill a run 100 times at random instants and compare it with an undisturbed one
+chaos: $(DEV_STAMP) ## Break disks, clocks, servers and clusters, and kill a run 100 times, against an undisturbed one (long)
 	@AUTORESEARCH_FULL=1 $(BIN)/python -m pytest tests/chaos
 
 ##@ Cluster
